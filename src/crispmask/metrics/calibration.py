@@ -1,0 +1,123 @@
+"""Calibration: whether a probability of 0.8 is right four times out of five."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from crispmask.errors import InputError
+from crispmask.shapes import IGNORE, Mask, Probs
+
+_SMALLEST = 1e-12  # probabilities are not taken for less, so that the likelihood stays finite
+
+
+@dataclass(kw_only=True)  # not frozen: torchmetrics rebuilds what `compute` returns field by field
+class CalibrationScores:
+    """Scores of probabilities; tuples hold one value per bin and draw a reliability diagram.
+
+    Attributes:
+        ece: expected calibration error of the top label, a fraction in [0, 1].
+        nll: mean negative log-likelihood of the true label, in nats.
+        brier: mean over pixels of ``sum_k (p_k - [k is true])**2``, in [0, 2].
+        edges: edges of the bins of confidence, one more than there are bins.
+        counts: pixels per bin.
+        confidence: mean probability of the top label per bin, NaN for an empty bin.
+        accuracy: share of the pixels of a bin that are right, NaN for an empty bin.
+    """
+
+    ece: float
+    nll: float
+    brier: float
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+class CalibrationError(Metric):
+    """Expected calibration error of the top label over all pixels of a data set.
+
+    ``ECE = sum_m |B_m| / n  |accuracy(B_m) - confidence(B_m)|`` over equal bins
+    ``((m - 1) / M, m / M]`` of the confidence (Guo et al. 2017, "On calibration of modern neural
+    networks", eq. 3). Pixels whose target is `IGNORE` do not count.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    counts: Tensor  # m
+    right: Tensor  # m
+    confidence: Tensor  # m, summed
+    nll: Tensor  # summed
+    brier: Tensor  # summed
+
+    def __init__(self, num_bins: int = 15, **torchmetrics_options: Any) -> None:
+        super().__init__(**torchmetrics_options)
+        if num_bins < 1:
+            raise InputError(f"calibration needs at least 1 bin, got {num_bins}.")
+        self.num_bins = num_bins
+        for name in ("counts", "right"):
+            zeros = torch.zeros(num_bins, dtype=torch.int64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+        for name, shape in (("confidence", (num_bins,)), ("nll", ()), ("brier", ())):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probs: Probs, target: Mask) -> None:
+        """Add a batch of any size.
+
+        Raises:
+            InputError: if the sizes differ, the probabilities do not sum to one, or a label of
+                the target is not a class.
+        """
+        _check(probs, target)
+        valid = target != IGNORE
+        probs = probs.movedim(1, -1)[valid].float()  # n k
+        target = target[valid]  # n
+        confidence, label = probs.max(1)
+        right = label == target
+        inner_edges = torch.linspace(0, 1, self.num_bins + 1, device=probs.device)[1:-1]
+        bins = torch.bucketize(confidence, inner_edges)
+        self.counts += torch.bincount(bins, minlength=self.num_bins)
+        self.right += torch.bincount(bins[right], minlength=self.num_bins)
+        self.confidence.index_add_(0, bins, confidence.double())
+        true = probs.gather(1, target[:, None]).squeeze(1)
+        self.nll -= true.clamp(min=_SMALLEST).log().sum(dtype=torch.float64)
+        self.brier += (probs.square().sum(1) - 2 * true + 1).sum(dtype=torch.float64)
+
+    def compute(self) -> CalibrationScores:
+        """Scores of everything added so far; NaN where nothing was."""
+        total = self.counts.sum()
+        gap = (self.right - self.confidence).abs().sum()
+        return CalibrationScores(
+            ece=(gap / total).item(),
+            nll=(self.nll / total).item(),
+            brier=(self.brier / total).item(),
+            edges=tuple(m / self.num_bins for m in range(self.num_bins + 1)),
+            counts=tuple(self.counts.tolist()),
+            confidence=tuple((self.confidence / self.counts).tolist()),
+            accuracy=tuple((self.right.double() / self.counts).tolist()),
+        )
+
+
+def _check(probs: Probs, target: Mask) -> None:
+    batch, num_classes, *size = probs.shape
+    if target.shape != (batch, *size):
+        raise InputError(
+            f"probabilities (b, k, h, w) and target (b, h, w) must have one size, got "
+            f"{tuple(probs.shape)} and {tuple(target.shape)}; resize the probabilities."
+        )
+    off = (probs.sum(1) - 1).abs()
+    if not bool((off < 1e-2).all()):  # also false for NaN
+        raise InputError(
+            f"probabilities must sum to one over the classes, one sum is off by "
+            f"{off.max().item():.3g}; use logits.softmax(1)."
+        )
+    known = torch.where(target == IGNORE, 0, target)
+    if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < num_classes:
+        raise InputError(
+            f"labels of the target must lie in 0 to {num_classes - 1}, got {int(known.min())} to "
+            f"{int(known.max())}; mark unknown pixels with {IGNORE}."
+        )
