@@ -1,0 +1,92 @@
+"""A folder of images and a folder of their masks as a data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from crispmask.data.sample import Sample, read_image, read_mask
+from crispmask.errors import InputError
+from crispmask.shapes import IGNORE
+
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+"""Lossless formats: JPEG would change the ids."""
+
+IMAGE_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg", ".webp")
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files of the given formats by name without suffix, sorted; hidden files are left out.
+
+    Raises:
+        InputError: if there is no such folder, or two files differ in their suffix only.
+    """
+    if not folder.is_dir():
+        raise InputError(f"a folder is needed, but {folder} does not exist or is not a folder.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(
+                f"{folder} holds both {found[path.stem].name} and {path.name}; images and labels "
+                "are matched by name without suffix, so keep one of them."
+            )
+        found[path.stem] = path
+    return dict(sorted(found.items()))
+
+
+class FolderDataset(Dataset[Sample]):
+    """Pairs ``images/NAME.*`` with ``labels/NAME.png``, sorted by name.
+
+    Without a folder of labels each mask is `IGNORE` throughout. Sizes and ids are checked when a
+    sample is read.
+
+    Attributes:
+        class_names: in the order of the ids.
+        names: file names without suffix.
+        paths: the image files.
+
+    Raises:
+        InputError: if there is no image, or an image without a label.
+    """
+
+    def __init__(self, images: Path, labels: Path | None, *, class_names: Sequence[str]) -> None:
+        found = files_by_stem(Path(images), IMAGE_SUFFIXES)
+        if not found:
+            raise InputError(
+                f"{images} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+            )
+        self.class_names = tuple(class_names)
+        self.names = list(found)
+        self.paths = list(found.values())
+        self._labels: list[Path] | None = None
+        if labels is not None:
+            masks = files_by_stem(Path(labels), LABEL_SUFFIXES)
+            missing = [name for name in self.names if name not in masks]
+            if missing:
+                raise InputError(
+                    f"each of the {len(found)} images in {images} needs a label of the same name "
+                    f"in {labels}, which lacks {len(missing)} (first: {', '.join(missing[:3])}); "
+                    f"expected NAME followed by {', '.join(LABEL_SUFFIXES)}."
+                )
+            self._labels = [masks[name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = read_image(self.paths[index])
+        if self._labels is None:
+            mask = torch.full(image.shape[1:], IGNORE)
+        else:
+            mask = read_mask(self._labels[index], len(self.class_names))
+            if mask.shape != image.shape[1:]:
+                (h, w), (mh, mw) = image.shape[1:], mask.shape
+                raise InputError(
+                    f"image and label need one size, but {self.paths[index]} is {h}x{w} and "
+                    f"{self._labels[index]} is {mh}x{mw} (height x width); resize the label by "
+                    "nearest neighbour."
+                )
+        return Sample(image, mask, self.names[index])

@@ -1,0 +1,164 @@
+"""Joint augmentation of images, masks and maps, and the resizing rules for labels."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    adjust_saturation_with_gray_subtraction,
+)
+from kornia.geometry.transform import warp_affine
+from torch import Tensor
+
+from crispmask.errors import InputError
+from crispmask.shapes import IGNORE, Image, Mask
+
+GREY = 0.5
+"""Value of image pixels outside the picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What `augment` may do.
+
+    Attributes:
+        crop: height and width of the result.
+        scale: range of the zoom, drawn log-uniformly.
+        flip: probability of a left-right flip.
+        brightness: factors are drawn from 1 - brightness to 1 + brightness; contrast and
+            saturation alike.
+        contrast: see brightness.
+        saturation: see brightness.
+        hue: largest turn of the hue, in full turns.
+    """
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.02
+
+    def __post_init__(self) -> None:
+        if min(self.crop) < 1:
+            raise InputError(f"crop must be at least 1x1, got {self.crop[0]}x{self.crop[1]}.")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise InputError(f"scale must be a range 0 < low <= high, got {self.scale}.")
+        if not 0 <= self.flip <= 1:
+            raise InputError(f"flip must be a probability in [0, 1], got {self.flip}.")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if not 0 <= self.hue <= 0.5:
+            raise InputError(f"hue must be in [0, 0.5], got {self.hue}.")
+
+
+def augment(
+    images: Image,
+    mask: Mask,
+    maps: Float[Tensor, "b c h w"] | None,
+    config: AugmentConfig,
+    *,
+    generator: torch.Generator,
+) -> tuple[Image, Mask, Float[Tensor, "b c h w"] | None]:
+    """One random zoom, flip and crop of each sample, then random colour of the images.
+
+    Image and maps are resampled bilinearly, the mask by nearest neighbour, once each. Outside the
+    picture the mask is `IGNORE`, the image grey and the maps zero. All draws are from `generator`
+    (on the CPU), the same number for each sample.
+    """
+    draws = torch.rand(len(images), 8, generator=generator)
+    matrix = _affine(draws[:, :4], (images.shape[2], images.shape[3]), config).to(images.device)
+
+    def warp(x: Tensor, mode: str) -> Tensor:
+        # the matrix is in pixel indices; align_corners=True takes them as they are
+        out: Tensor = warp_affine(x, matrix, config.crop, mode, "zeros", align_corners=True)
+        return out
+
+    cropped = warp(images - GREY, "bilinear") + GREY
+    labels = warp((mask - IGNORE).to(images.dtype)[:, None], "nearest")[:, 0]
+    warped_maps = None if maps is None else warp(maps, "bilinear")
+    coloured = _recolour(cropped, draws[:, 4:].to(images.device), config)
+    return coloured, labels.round().long() + IGNORE, warped_maps
+
+
+def _affine(
+    draws: Float[Tensor, "b 4"], size: tuple[int, int], config: AugmentConfig
+) -> Float[Tensor, "b 2 3"]:
+    """Pixel indices of the picture to those of the crop.
+
+    With pixel centres at half integers, ``u = s (x + 1/2) - 1/2 - offset``. The offset is whole,
+    so that at scale 1 pixels are copied.
+    """
+    low, high = (math.log(s) for s in config.scale)
+    scale = torch.exp(low + (high - low) * draws[:, 0])
+    flip = draws[:, 1] < config.flip
+    matrix = torch.zeros(len(draws), 2, 3)
+    for row, axis in ((0, 1), (1, 0)):  # x from the width, y from the height
+        room = scale * size[axis] - config.crop[axis]  # negative where the picture is smaller
+        offset = (room * draws[:, 2 + axis]).round()
+        matrix[:, row, row] = scale
+        matrix[:, row, 2] = 0.5 * scale - 0.5 - offset
+    matrix[:, 0, 2] += torch.where(flip, scale * (size[1] - 1), 0.0)
+    matrix[:, 0, 0] *= torch.where(flip, -1.0, 1.0)
+    return matrix
+
+
+def _recolour(images: Image, draws: Float[Tensor, "b 4"], config: AugmentConfig) -> Image:
+    signed = 2 * draws - 1  # b 4
+    steps = (
+        (adjust_brightness_accumulative, config.brightness, 1.0),
+        (adjust_contrast_with_mean_subtraction, config.contrast, 1.0),
+        (adjust_saturation_with_gray_subtraction, config.saturation, 1.0),
+        (_turn_hue, 2 * math.pi * config.hue, 0.0),
+    )
+    for i, (adjust, strength, neutral) in enumerate(steps):
+        if strength:
+            images = adjust(images, neutral + strength * signed[:, i])
+    return images
+
+
+def _turn_hue(images: Image, angle: Float[Tensor, "b"]) -> Image:
+    """Colours turned about the grey axis (Rodrigues' formula); far cheaper than through HSV."""
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device)
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]  # b 1 1
+    turn = cos * torch.eye(3, device=images.device) + (1 - cos) / 3 + sin / math.sqrt(3) * cross
+    return (turn @ images.flatten(2)).view_as(images).clamp(0, 1)
+
+
+def resize_labels(mask: Mask, size: tuple[int, int]) -> Mask:
+    """Labels at another height and width: the nearest pixel centre, no new ids."""
+    return F.interpolate(mask[:, None].double(), size, mode="nearest-exact")[:, 0].long()
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """`x` with its last two sides padded to multiples, and their sizes before.
+
+    The last row and column are repeated at the bottom and at the right; ``[..., :h, :w]`` undoes
+    it.
+    """
+    h, w = x.shape[-2:]
+    rows = torch.arange(h + -h % multiple, device=x.device).clamp(max=h - 1)
+    columns = torch.arange(w + -w % multiple, device=x.device).clamp(max=w - 1)
+    return x[..., rows[:, None], columns], (h, w)
+
+
+def majority_filter(mask: Mask, size: int = 5, *, num_classes: int) -> Mask:
+    """Each pixel's most frequent class in its ``size x size`` window.
+
+    Unknown pixels have no vote and take the class of their window if it has one. A pixel's own
+    class wins a tie.
+    """
+    if size % 2 == 0:
+        raise InputError(f"the window of a majority filter must be odd, got {size}.")
+    known = mask != IGNORE
+    votes = F.one_hot(mask.where(known, 0), num_classes).movedim(-1, 1)  # b k h w
+    votes = (votes * known[:, None]).float()
+    total = F.avg_pool2d(votes, size, stride=1, padding=size // 2, divisor_override=1)
+    winner = (total + 0.5 * votes).argmax(1)
+    return winner.where(total.sum(1) > 0, IGNORE)
