@@ -1,0 +1,154 @@
+"""Reverse loops: from a noisy mask and a `Denoise` callable to a clean mask.
+
+One family with two knobs. ``eta`` chooses the step from t to an earlier s: 0 forgets the state
+and noises the estimate of the clean mask again, ``q(x_s | x_0)``, as DDPS does by default (Lai et
+al. 2023); 1 is the exact ancestral step ``q(x_s | x_t, x_0)``; in between, each pixel takes the
+ancestral step with probability eta. If the estimate is the true mask, every eta yields
+``q(x_s | x_0)``. ``estimate`` chooses how the probabilities of the clean mask enter the step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+from crispmask.diffusion.categorical import Process, categorical_sample, uniform
+from crispmask.errors import InputError
+from crispmask.shapes import Generators, Logits, Mask, Time
+
+Denoise = Callable[[Mask, Time], Logits]
+"""A network with its conditions bound: noisy mask and time to logits of the clean mask."""
+
+Estimate = Literal["argmax", "sample", "soft"]
+"""Clean mask in a step: the likeliest, a drawn one, or an average over all.
+
+The draw and the average have the same distribution, pixel by pixel; the average pays for its
+smaller variance of probabilities with an axis of classes.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSample:
+    """What a sampler returns.
+
+    Attributes:
+        logits: of the last call, for the clean mask.
+        trace: the predicted mask after each call, empty unless asked for.
+        num_calls: how often the denoiser ran.
+    """
+
+    logits: Logits
+    trace: tuple[Mask, ...]
+    num_calls: int
+
+
+def timesteps(num_inference_steps: int) -> list[float]:
+    """Times of the calls, evenly spaced from 1 towards 0, which is not among them."""
+    if num_inference_steps < 1:
+        raise InputError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+    return [1 - i / num_inference_steps for i in range(num_inference_steps)]
+
+
+def sample_mask(
+    process: Process,
+    denoise: Denoise,
+    x_start: Mask,
+    *,
+    num_inference_steps: int,
+    eta: float = 0.0,
+    estimate: Estimate = "argmax",
+    generator: Generators = None,
+    early_exit: float = 0.0,
+    keep_trace: bool = False,
+) -> MaskSample:
+    """Clean mask from the state at time 1, in ``num_inference_steps`` calls of the denoiser.
+
+    Args:
+        process: the process that the denoiser was trained to reverse.
+        denoise: gives the logits of the clean mask.
+        x_start: state at time 1, usually ``process.prior(...)``.
+        num_inference_steps: exact number of calls, unless `early_exit` ends them sooner.
+        eta: share of pixels that take the ancestral step, 0 to 1.
+        estimate: how the prediction of the clean mask enters a step.
+        generator: one per image makes the result independent of the batch.
+        early_exit: an image is finished when less than this share of its predicted labels
+            changed from one call to the next; 0 never ends early. A finished image keeps its
+            logits, and the loop ends when all are finished.
+        keep_trace: keep the predicted mask after each call.
+
+    Raises:
+        InputError: if the number of steps, eta or early_exit is out of range.
+    """
+    for name, value in (("eta", eta), ("early_exit", early_exit)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} must be between 0 and 1, got {value}.")
+    batch = len(x_start)
+    times = [torch.full((batch,), t, device=x_start.device) for t in timesteps(num_inference_steps)]
+    logits = denoise(x_start, times[0])
+    trace = [logits.argmax(1)] if keep_trace else []
+    running = torch.ones(batch, dtype=torch.bool, device=x_start.device)
+    x_t, calls = x_start, 1
+    for t, s in pairwise(times):
+        x_t = reverse_step(
+            process, logits, x_t, t, s, eta=eta, estimate=estimate, generator=generator
+        )
+        new = denoise(x_t, s)
+        calls += 1
+        if early_exit > 0:
+            new = torch.where(running.view(-1, 1, 1, 1), new, logits)
+            changed = (new.argmax(1) != logits.argmax(1)).float().mean((1, 2))  # b
+            running = running & (changed >= early_exit)
+        logits = new
+        if keep_trace:
+            trace.append(logits.argmax(1))
+        if early_exit > 0 and not running.any():
+            break
+    return MaskSample(logits=logits, trace=tuple(trace), num_calls=calls)
+
+
+def reverse_step(
+    process: Process,
+    logits: Logits,
+    x_t: Mask,
+    t: Time,
+    s: Time,
+    *,
+    eta: float,
+    estimate: Estimate,
+    generator: Generators = None,
+) -> Mask:
+    """Draw the state at an earlier time s from the state at t and logits of the clean mask."""
+    if estimate == "soft":
+        p_0 = logits.float().softmax(1)
+        p_s = process.marginal(p_0, s)
+        if eta > 0:
+            p_s = torch.lerp(p_s, process.posterior(p_0, x_t, t, s), eta)
+        return categorical_sample(p_s, generator=generator)
+    if estimate == "sample":
+        x_0 = categorical_sample(logits.float().softmax(1), generator=generator)
+    else:
+        x_0 = logits.argmax(1)
+    if eta == 0:
+        return process.forward(x_0, s, generator=generator)
+    ancestral = process.posterior_sample(x_0, x_t, t, s, generator=generator)
+    if eta == 1:
+        return ancestral
+    renoised = process.forward(x_0, s, generator=generator)
+    return torch.where(uniform(x_t.shape, generator, x_t.device) < eta, ancestral, renoised)
+
+
+def guided(denoise_pair: Callable[[Mask, Time], tuple[Logits, Logits]], scale: float) -> Denoise:
+    """Classifier-free guidance: ``uncond + scale * (cond - uncond)`` (Ho and Salimans 2022).
+
+    Args:
+        denoise_pair: gives the logits with the condition and those without it.
+        scale: 1 is off and returns the conditional logits exactly; more sharpens.
+    """
+
+    def denoise(x_t: Mask, t: Time) -> Logits:
+        cond, uncond = denoise_pair(x_t, t)
+        return cond if scale == 1 else uncond + scale * (cond - uncond)
+
+    return denoise
