@@ -72,20 +72,20 @@ class CalibrationError(Metric):
             InputError: if the sizes differ, the probabilities do not sum to one, or a label of
                 the target is not a class.
         """
-        _check(probs, target)
+        check_probs(probs, target)
+        probs = probs.float()
         valid = target != IGNORE
-        probs = probs.movedim(1, -1)[valid].float()  # n k
-        target = target[valid]  # n
-        confidence, label = probs.max(1)
-        right = label == target
+        confidence, label = probs.max(1)  # b h w
+        true = probs.gather(1, torch.where(valid, target, 0)[:, None]).squeeze(1)  # b h w
+        brier = probs.square().sum(1) - 2 * true + 1  # b h w
         inner_edges = torch.linspace(0, 1, self.num_bins + 1, device=probs.device)[1:-1]
-        bins = torch.bucketize(confidence, inner_edges)
+        bins = torch.bucketize(confidence[valid], inner_edges)  # n
+        right = (label == target)[valid]  # n
         self.counts += torch.bincount(bins, minlength=self.num_bins)
         self.right += torch.bincount(bins[right], minlength=self.num_bins)
-        self.confidence.index_add_(0, bins, confidence.double())
-        true = probs.gather(1, target[:, None]).squeeze(1)
-        self.nll -= true.clamp(min=_SMALLEST).log().sum(dtype=torch.float64)
-        self.brier += (probs.square().sum(1) - 2 * true + 1).sum(dtype=torch.float64)
+        self.confidence.index_add_(0, bins, confidence[valid].double())
+        self.nll -= true[valid].clamp(min=_SMALLEST).log().sum(dtype=torch.float64)
+        self.brier += brier[valid].sum(dtype=torch.float64)
 
     def compute(self) -> CalibrationScores:
         """Scores of everything added so far; NaN where nothing was."""
@@ -102,9 +102,14 @@ class CalibrationError(Metric):
         )
 
 
-def _check(probs: Probs, target: Mask) -> None:
-    batch, num_classes, *size = probs.shape
-    if target.shape != (batch, *size):
+def check_probs(probs: Tensor, target: Tensor) -> None:
+    """Check that probabilities (b k h w) can be held against a target (b h w).
+
+    Raises:
+        InputError: if the sizes differ, the probabilities do not sum to one, or a label of the
+            target is not a class.
+    """
+    if probs.ndim != 4 or target.shape != (probs.shape[0], *probs.shape[2:]):
         raise InputError(
             f"probabilities (b, k, h, w) and target (b, h, w) must have one size, got "
             f"{tuple(probs.shape)} and {tuple(target.shape)}; resize the probabilities."
@@ -115,6 +120,7 @@ def _check(probs: Probs, target: Mask) -> None:
             f"probabilities must sum to one over the classes, one sum is off by "
             f"{off.max().item():.3g}; use logits.softmax(1)."
         )
+    num_classes = probs.shape[1]
     known = torch.where(target == IGNORE, 0, target)
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < num_classes:
         raise InputError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -79,16 +80,18 @@ class ConfusionMatrix(Metric):
         )
 
 
-def pair_counts(pred: Mask, target: Mask, num_classes: int, *, valid: Tensor) -> Tensor:
-    """Number of ``valid`` pixels (b h w) per (true class, predicted class), k k."""
+def pair_counts(
+    pred: Mask, target: Mask, num_classes: int, *, valid: Bool[Tensor, "b h w"]
+) -> Int64[Tensor, "k k"]:
+    """Number of ``valid`` pixels per (true class, predicted class)."""
     dump = num_classes**2  # one more bin for the rest: faster than selecting pixels
     pairs = torch.where(valid, target * num_classes + pred, dump)
     counts = torch.bincount(pairs.flatten(), minlength=dump + 1)
     return counts[:dump].view(num_classes, num_classes)
 
 
-def check_masks(pred: Mask, target: Mask, num_classes: int) -> None:
-    """Check that two masks can be compared.
+def check_masks(pred: Tensor, target: Tensor, num_classes: int) -> None:
+    """Check that two masks (b h w) can be compared.
 
     Raises:
         InputError: if they are not int64, do not have one size, or a label is not a class.
