@@ -1,0 +1,45 @@
+"""Data sets by the name a user gives: "earth", "camvid:FOLDER", or a folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from crispmask.data.catalog import camvid, shared_data
+from crispmask.data.earth import EarthDataset, earth
+from crispmask.data.folder import FolderDataset
+from crispmask.errors import InputError
+
+Split = Literal["train", "val", "test"]
+
+
+def open_split(source: str, split: Split) -> FolderDataset | EarthDataset:
+    """One split of a data set.
+
+    Args:
+        source: "earth"; "camvid:FOLDER" or "camvid" (then looked for in the shared data folder);
+            or a folder that holds ``classes.txt`` (a name a line) and train/, val/ and test/, each
+            with images/ and labels/.
+        split: which part.
+
+    Raises:
+        InputError: if there is no such data set or split.
+    """
+    if source == "earth":
+        return earth(split)
+    name, _, where = source.partition(":")
+    if name == "camvid":
+        shared = shared_data()
+        if not where and shared is None:
+            raise InputError("camvid needs its folder: give camvid:FOLDER.")
+        root = Path(where) if where else (shared or Path()) / "camvid"
+        if split == "test":
+            raise InputError("camvid is known by its splits train and val; use val.")
+        return camvid(root, split)
+    root = Path(source)
+    names = root / "classes.txt"
+    if not names.exists():
+        raise InputError(
+            f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER' or a folder with "
+            "classes.txt (a name a line) and train/, val/ with images/ and labels/."
+        )
+    classes = [line.strip() for line in names.read_text().splitlines() if line.strip()]
+    return FolderDataset(root / split / "images", root / split / "labels", class_names=classes)

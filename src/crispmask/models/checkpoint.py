@@ -1,0 +1,153 @@
+"""Models as folders: ``config.json``, ``model.safetensors`` and a card, loaded strictly."""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from crispmask.errors import InputError
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+FILES = ("config.json", "model.safetensors", "README.md")
+
+
+def from_dict(cls: type[Any], data: Mapping[str, Any], *, source: str) -> Any:
+    """An instance of dataclass ``cls`` from plain JSON values, nested dataclasses included.
+
+    Raises:
+        InputError: if a field is unknown, missing or contradicts another; ``source`` is named.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(data) - {f.name for f in dataclasses.fields(cls)})
+    if unknown:
+        raise InputError(
+            f"{source} has fields {unknown} that {cls.__name__} does not know; remove them or "
+            f"use the version of crispmask that wrote them."
+        )
+    values = {}
+    for name, value in data.items():
+        options = [hints[name]]
+        if typing.get_origin(hints[name]) in (types.UnionType, typing.Union):
+            options = list(typing.get_args(hints[name]))
+        nested = [o for o in options if dataclasses.is_dataclass(o)]
+        if nested and isinstance(value, dict):
+            value = from_dict(typing.cast(type[Any], nested[0]), value, source=source)
+        elif isinstance(value, list):
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        values[name] = value
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source} is not a valid {cls.__name__}: {error}") from error
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name, then give it its own."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+class Pretrained(ModelHubMixin):  # type: ignore[misc]
+    """Save and load for modules that are built from one config dataclass.
+
+    A subclass names its config class; `huggingface_hub` adds ``push_to_hub``.
+    """
+
+    config_class: typing.ClassVar[type[Any]]
+    config: Any
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:  # type: ignore[override]
+        """The model of a bundled name ("earth-small"), a folder or a hub id, in evaluation mode.
+
+        Raises:
+            InputError: if there is no such model, or its files are damaged or of another model.
+        """
+        model = cls._load_folder(find_model(name, part=cls.part))
+        model.eval()  # type: ignore[attr-defined]
+        return model
+
+    part: typing.ClassVar[str] = ""
+    """Sub-folder of a bundle of several models."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert isinstance(self, nn.Module)
+        temporary = save_directory / f".model.safetensors.{os.getpid()}.tmp"
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        save_file(state, temporary, metadata={"format": "pt"})
+        temporary.replace(save_directory / "model.safetensors")
+        config = {"model": type(self).__name__, **dataclasses.asdict(self.config)}
+        write_atomic(save_directory / "config.json", json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def _load_folder(cls, folder: Path) -> Self:
+        source = folder / "config.json"
+        try:
+            data = json.loads(source.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{source} cannot be read ({error}); a model folder needs config.json and "
+                "model.safetensors as save_pretrained writes them."
+            ) from error
+        kind = data.pop("model", None)
+        if kind != cls.__name__:
+            raise InputError(
+                f"{folder} holds a {kind or 'model of unknown kind'}, needed is a {cls.__name__}; "
+                "give the folder of such a model."
+            )
+        model = cls(from_dict(cls.config_class, data, source=str(source)))
+        assert isinstance(model, nn.Module)
+        weights = folder / "model.safetensors"
+        try:
+            state = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{weights} cannot be read ({error}); the file is missing or damaged, copy it again."
+            ) from error
+        own = model.state_dict()
+        wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
+        wrong += [k for k in state if k not in own]
+        if wrong:
+            raise InputError(
+                f"{weights} does not fit its config.json: {len(wrong)} tensors are missing, extra "
+                f"or of another shape (first: {wrong[:3]}); copy both files of one model again."
+            )
+        model.load_state_dict(state)
+        return model
+
+
+def find_model(name: str | Path, *, part: str = "") -> Path:
+    """The folder of a model: bundled name, path, or a hub id which is then downloaded.
+
+    A folder that is a bundle holds its models in sub-folders (base, refiner, control); ``part``
+    says which one is meant.
+
+    Raises:
+        InputError: if nothing of that name is found.
+    """
+    bundled = WEIGHTS / str(name)
+    folder = bundled if bundled.is_dir() else Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            known = sorted(p.name for p in WEIGHTS.glob("*") if p.is_dir())
+            raise InputError(
+                f"no model called {str(name)!r}: it is neither bundled ({', '.join(known)}), nor a "
+                "folder, nor a hub id that can be reached; check the spelling."
+            ) from error
+    if part and not (folder / "config.json").exists() and (folder / part).is_dir():
+        return folder / part
+    return folder

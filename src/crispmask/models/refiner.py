@@ -1,0 +1,314 @@
+"""MaskRefiner: better masks from any segmenter's output (DDPS, Lai et al. 2023)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crispmask.data.transforms import pad_to_multiple
+from crispmask.diffusion.categorical import (
+    AbsorbingDiffusion,
+    UniformDiffusion,
+    image_generators,
+)
+from crispmask.diffusion.samplers import guided, sample_mask
+from crispmask.diffusion.schedules import SCHEDULES
+from crispmask.errors import InputError
+from crispmask.models.checkpoint import Pretrained
+from crispmask.models.segmenters import BaseOutput, as_base_output, as_image, check_same_size
+from crispmask.nn.unet import MaskUNet, MaskUNetConfig
+from crispmask.shapes import Features, Image, Logits, Mask, Probs, Time
+
+SMOOTHING = 0.01
+"""Share of uniform probability mixed into a base output, so that its logarithm is finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """What a `MaskRefiner` is made of.
+
+    Attributes:
+        class_names: names in the order of the ids.
+        network: size of the denoiser; `condition_channels` says what its cond_channels must be.
+        conditioning: "probs" reads the image and the base's probabilities or labels and works
+            behind any segmenter; "features" reads the base's feature maps, as the paper does.
+        stride: pixels of the image per pixel of the diffused mask, along each side.
+        process: how labels are corrupted; "absorbing" needs one state more than classes.
+        schedule: survival of a label over time.
+        residual: predict a change of the base's log-probabilities instead of logits.
+        feature_channels: channels of the base's features ("features" only).
+        condition_dropout: share of training images that were shown without condition; guidance
+            needs some.
+    """
+
+    class_names: tuple[str, ...]
+    network: MaskUNetConfig
+    conditioning: Literal["probs", "features"] = "probs"
+    stride: int = 2
+    process: Literal["uniform", "absorbing"] = "uniform"
+    schedule: Literal["linear", "cosine"] = "linear"
+    residual: bool = True
+    feature_channels: int = 0
+    condition_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        k = self.network.num_classes
+        if len(self.class_names) != k:
+            raise ValueError(
+                f"class_names has {len(self.class_names)} names, the network {k} classes; "
+                "give one name for each class."
+            )
+        if self.stride not in (1, 2, 4):
+            raise ValueError(f"stride must be 1, 2 or 4, got {self.stride}.")
+        if (self.conditioning == "features") != (self.feature_channels > 0):
+            raise ValueError(
+                'feature_channels belongs to conditioning "features" and must then be positive, '
+                f"got {self.feature_channels} with {self.conditioning!r}."
+            )
+        states = k + (self.process == "absorbing")
+        if self.network.num_states != states:
+            raise ValueError(
+                f"the {self.process} process over {k} classes has {states} states, the network "
+                f"has num_states={self.network.num_states}."
+            )
+        want = condition_channels(
+            self.conditioning, k, stride=self.stride, feature_channels=self.feature_channels
+        )
+        if self.network.cond_channels != want:
+            raise ValueError(
+                f"the condition has {want} channels, the network cond_channels="
+                f"{self.network.cond_channels}; set it to {want}."
+            )
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
+
+
+def condition_channels(
+    conditioning: str, num_classes: int, *, stride: int, feature_channels: int = 0
+) -> int:
+    """Channels of the condition: features, or the image's pixels per state pixel and the classes."""
+    if conditioning == "features":
+        return feature_channels
+    return 3 * stride**2 + num_classes
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything about one batch that does not change between calls of the denoiser.
+
+    Attributes:
+        stem: the condition's share of the network's first layer.
+        log_base: log-probabilities of the base at the size of the state, b k h/stride w/stride.
+    """
+
+    stem: Features
+    log_base: Logits
+
+
+@dataclass(frozen=True)
+class RefinerOutput:
+    """A refined mask.
+
+    Attributes:
+        probs: class probabilities at the size of the image, b k h w.
+        uncertainty: entropy of ``probs`` over its maximum log(k), in [0, 1], b h w.
+        trace: labels at the size of the state after each call, if asked for.
+        num_calls: how often the network was called.
+    """
+
+    probs: Probs
+    uncertainty: Tensor
+    trace: tuple[Mask, ...]
+    num_calls: int
+
+    @property
+    def labels(self) -> Mask:
+        """The most probable class of each pixel, b h w."""
+        return self.probs.argmax(1)
+
+
+class MaskRefiner(nn.Module, Pretrained):
+    """A diffusion prior over masks that corrects the output of a segmenter.
+
+    ``MaskRefiner.from_pretrained("earth-small")`` loads a model; calling it with an image and a
+    base output gives a `RefinerOutput`.
+    """
+
+    config_class = RefinerConfig
+    part = "refiner"
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = MaskUNet(config.network)
+        if config.residual:
+            nn.init.zeros_(self.network.classifier.weight)
+            assert self.network.classifier.bias is not None
+            nn.init.zeros_(self.network.classifier.bias)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def process(self) -> UniformDiffusion | AbsorbingDiffusion:
+        """The forward process of this model."""
+        kind = {"uniform": UniformDiffusion, "absorbing": AbsorbingDiffusion}[self.config.process]
+        return kind(self.config.network.num_classes, SCHEDULES[self.config.schedule])
+
+    def condition(
+        self, image: Image, base: BaseOutput, *, keep: Tensor | None = None
+    ) -> Condition:
+        """What the denoiser is told of an image and its base output.
+
+        Args:
+            image: sides are multiples of ``stride * network.stride``.
+            base: output for this image.
+            keep: images of the batch that keep their condition; the others get zeros in its place
+                and a uniform base, as guidance is trained.
+        """
+        stride = self.config.stride
+        probs = F.avg_pool2d(base.probs, stride)  # b k h/s w/s
+        if self.config.conditioning == "features":
+            if base.features is None:
+                raise InputError(
+                    'this refiner reads the features of its base (conditioning="features"), but '
+                    "the base output has none; use its base segmenter, or a refiner with "
+                    'conditioning="probs".'
+                )
+            cond = F.interpolate(
+                base.features, size=probs.shape[-2:], mode="bilinear", align_corners=False
+            )
+        else:
+            pixels = F.pixel_unshuffle((image - 0.5) * 4, stride)  # b 3ss h/s w/s
+            cond = torch.cat([pixels, probs], dim=1)
+        log_base = log_smoothed(probs)
+        if keep is not None:
+            weight = keep.to(cond.dtype).view(-1, 1, 1, 1)
+            cond, log_base = cond * weight, log_base * weight
+        return Condition(stem=self.network.condition(cond), log_base=log_base)
+
+    def denoise(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
+        """What the network adds to the base's log-probabilities (or its logits), b k h/s w/s."""
+        delta: Logits = self.network(x_t, condition.stem, t)
+        return delta
+
+    def state_logits(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
+        """Logits of the clean mask at the size of the state."""
+        delta = self.denoise(x_t, condition, t)
+        return condition.log_base + delta if self.config.residual else delta
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        image: Any,
+        base: Any,
+        *,
+        num_inference_steps: int = 1,
+        guidance_scale: float = 1.0,
+        eta: float = 0.0,
+        seed: int = 0,
+        names: list[str] | None = None,
+        keep_trace: bool = False,
+    ) -> RefinerOutput:
+        """Refined masks.
+
+        Args:
+            image: path, PIL image, h w 3 array, or tensor (b) 3 h w in [0, 1].
+            base: labels, probabilities, logits, a `BaseOutput`, a model output with ``logits`` or
+                the path of one of these; of the image's size.
+            num_inference_steps: calls of the network, exactly.
+            guidance_scale: s in ``uncond + s (cond - uncond)``; 1 is off.
+            eta: 0 re-noises the estimate freely between calls, 1 takes exact ancestral steps.
+            seed: seeds each image's noise, together with its name.
+            names: one for each image of the batch; their position by default.
+            keep_trace: also return the labels after each call.
+
+        Raises:
+            InputError: if image or base cannot be used, or they do not fit each other.
+        """
+        config = self.config
+        if num_inference_steps < 1:
+            raise InputError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+        device = next(self.parameters()).device
+        pixels = as_image(image).to(device)
+        given = as_base_output(base, num_classes=config.network.num_classes)
+        given = BaseOutput(
+            probs=given.probs.to(device),
+            features=None if given.features is None else given.features.to(device),
+        )
+        check_same_size(pixels, given)
+        multiple = config.stride * self.network.config.stride
+        padded, (h, w) = pad_to_multiple(pixels, multiple)
+        probs, _ = pad_to_multiple(given.probs, multiple)
+        padded_base = BaseOutput(probs=probs, features=given.features)
+        generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
+
+        with autocast(device):
+            cond = self.condition(padded, padded_base)
+            if guidance_scale == 1:
+
+                def denoise(x_t: Mask, t: Time) -> Logits:
+                    return self.state_logits(x_t, cond, t)
+            else:
+                off = torch.zeros(len(pixels), device=device)
+                none = self.condition(padded, padded_base, keep=off)
+                both = Condition(
+                    stem=torch.cat([cond.stem, none.stem]),
+                    log_base=torch.cat([cond.log_base, none.log_base]),
+                )
+
+                def pair(x_t: Mask, t: Time) -> tuple[Logits, Logits]:
+                    logits = self.state_logits(x_t.repeat(2, 1, 1), both, t.repeat(2))
+                    first, second = logits.chunk(2)
+                    return first, second
+
+                denoise = guided(pair, guidance_scale)
+            size = (len(pixels), *cond.log_base.shape[-2:])
+            result = sample_mask(
+                self.process,
+                denoise,
+                self.process.prior(size, generator=generators, device=device),
+                num_inference_steps=num_inference_steps,
+                eta=eta,
+                generator=generators,
+                keep_trace=keep_trace,
+            )
+        # log-probabilities at the size of the image: the base keeps its own detail
+        logits = result.logits.float()
+        if config.residual:
+            delta = logits - cond.log_base
+            up = F.interpolate(delta, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+            logits = up[..., :h, :w] + log_smoothed(given.probs)
+        else:
+            logits = F.interpolate(
+                logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
+            )[..., :h, :w]
+        refined = logits.softmax(1)
+        return RefinerOutput(
+            probs=refined,
+            uncertainty=entropy(refined),
+            trace=result.trace,
+            num_calls=result.num_calls,
+        )
+
+
+def log_smoothed(probs: Probs) -> Logits:
+    """Logarithm of the probabilities after mixing in `SMOOTHING` of the uniform distribution."""
+    return torch.log((1 - SMOOTHING) * probs + SMOOTHING / probs.shape[1])
+
+
+def entropy(probs: Probs) -> Tensor:
+    """Entropy per pixel over its maximum log(k): 0 is certain, 1 is a guess, b h w."""
+    return torch.special.entr(probs).sum(1).clamp(min=0) / math.log(probs.shape[1])
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Mixed precision in bf16 where the device computes in it natively, else off."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = device.type == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)

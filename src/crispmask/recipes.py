@@ -1,0 +1,75 @@
+"""Complete runs by name; each is a function that returns a config."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from crispmask.data.transforms import AugmentConfig
+from crispmask.train.configs import (
+    LoopConfig,
+    RefinerTrainConfig,
+    SegmenterTrainConfig,
+    TrainConfig,
+)
+
+
+def camvid_base() -> SegmenterTrainConfig:
+    """EfficientNet-Lite0 + FPN on CamVid, working at 240 x 180."""
+    return SegmenterTrainConfig(
+        data="camvid",
+        scale=0.5,
+        loop=LoopConfig(
+            steps=1200, learning_rate=1e-3, ema_decay=0.99, eval_every=300, save_every=300
+        ),
+        augment=AugmentConfig(crop=(320, 448), scale=(0.6, 1.6)),
+    )
+
+
+def camvid_refiner() -> RefinerTrainConfig:
+    """The refiner behind ``runs/camvid-base``."""
+    return RefinerTrainConfig(
+        data="camvid",
+        base="runs/camvid-base",
+        loop=LoopConfig(steps=1000, learning_rate=1.5e-3),
+        augment=AugmentConfig(crop=(192, 256), scale=(0.6, 1.6)),
+    )
+
+
+def camvid_control() -> RefinerTrainConfig:
+    """As `camvid_refiner`, without the mask input."""
+    return replace(camvid_refiner(), state_input=False)
+
+
+def earth_base() -> SegmenterTrainConfig:
+    """EfficientNet-Lite0 + FPN on Earth tiles."""
+    return SegmenterTrainConfig(
+        data="earth",
+        loop=LoopConfig(
+            steps=900, learning_rate=1e-3, ema_decay=0.99, eval_every=300, save_every=300
+        ),
+        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
+    )
+
+
+def earth_refiner() -> RefinerTrainConfig:
+    """The refiner behind ``runs/earth-base``."""
+    return RefinerTrainConfig(
+        data="earth",
+        base="runs/earth-base",
+        loop=LoopConfig(steps=1000, learning_rate=1.5e-3),
+        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
+    )
+
+
+def earth_control() -> RefinerTrainConfig:
+    """As `earth_refiner`, without the mask input."""
+    return replace(earth_refiner(), state_input=False)
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "earth-base": earth_base,
+    "earth-refiner": earth_refiner,
+    "earth-control": earth_control,
+    "camvid-base": camvid_base,
+    "camvid-refiner": camvid_refiner,
+    "camvid-control": camvid_control,
+}

@@ -1,0 +1,93 @@
+"""Crops for training, from a data set that is held in memory as bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from crispmask.data.sample import Sample
+from crispmask.data.transforms import AugmentConfig, augment
+from crispmask.metrics.confusion import ConfusionMatrix
+from crispmask.models.segmenters import FPNSegmenter
+from crispmask.shapes import Image, Mask
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One image in memory: pixels and labels as bytes, maps of the base in half precision."""
+
+    image: UInt8[Tensor, "3 h w"]
+    mask: UInt8[Tensor, "h w"]
+    maps: Float[Tensor, "c h2 w2"] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops. ``maps`` are the base's probabilities or features at the size of the crops."""
+
+    images: Image
+    masks: Mask
+    maps: Float[Tensor, "b c h w"] | None = None
+
+
+def store(data: Dataset[Sample]) -> list[Stored]:
+    """The whole data set in memory."""
+    stored = []
+    for i in track(range(len(data)), description="reading images", transient=True):  # type: ignore[arg-type]
+        sample = data[i]
+        image = (sample.image * 255).round().to(torch.uint8)
+        stored.append(Stored(image=image, mask=sample.mask.to(torch.uint8)))
+    return stored
+
+
+def with_base(
+    data: Sequence[Stored], base: FPNSegmenter, *, conditioning: str, stride: int
+) -> tuple[list[Stored], float]:
+    """The data with what the frozen base says of each image, and the base's mIoU on it.
+
+    Kept are its probabilities at the stride of the state, or its features.
+    """
+    score = ConfusionMatrix(base.config.network.num_classes)
+    stored = []
+    for item in track(data, description="running the base", transient=True):
+        output = base(item.image[None].float() / 255)
+        score.update(output.labels, item.mask[None].long())
+        maps = output.features if conditioning == "features" else F.avg_pool2d(output.probs, stride)
+        assert maps is not None
+        stored.append(Stored(item.image, item.mask, maps[0].half().contiguous()))
+    return stored, score.compute().miou
+
+
+def draw(
+    data: Sequence[Stored], config: AugmentConfig, *, batch_size: int, generator: torch.Generator
+) -> Batch:
+    """A batch of random crops of random images; the generator decides everything."""
+    chosen = torch.randint(len(data), (batch_size,), generator=generator).tolist()
+    items = [data[i] for i in chosen]
+    if len({item.image.shape for item in items}) == 1:
+        groups = [items]
+    else:
+        groups = [[item] for item in items]
+    parts = [_crop(group, config, generator) for group in groups]
+    maps = [p.maps for p in parts if p.maps is not None]
+    return Batch(
+        images=torch.cat([p.images for p in parts]),
+        masks=torch.cat([p.masks for p in parts]),
+        maps=torch.cat(maps) if maps else None,
+    )
+
+
+def _crop(items: Sequence[Stored], config: AugmentConfig, generator: torch.Generator) -> Batch:
+    images = torch.stack([item.image for item in items]).float() / 255
+    masks = torch.stack([item.mask for item in items]).long()
+    maps = None
+    if items[0].maps is not None:
+        maps = torch.stack([item.maps for item in items if item.maps is not None]).float()
+        maps = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    images, masks, maps = augment(images, masks, maps, config, generator=generator)
+    return Batch(images=images, masks=masks, maps=maps)

@@ -1,0 +1,126 @@
+"""What a training run is told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from crispmask.data.transforms import AugmentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: crops per step and process.
+        learning_rate: peak of a linear warm-up and a cosine decay to zero.
+        betas: of AdamW.
+        weight_decay: of AdamW, on matrices and filters only.
+        warmup_steps: steps of linear warm-up.
+        ema_decay: of the exponential average of the weights that is evaluated and saved.
+        clip_norm: largest norm of the gradient.
+        seed: of weights, crops and noise.
+        eval_every: steps between evaluations on the validation split.
+        eval_images: images of the validation split used for these evaluations; 0 takes all.
+        save_every: steps between checkpoints.
+        track: write TensorBoard events (needs extra "tensorboard").
+    """
+
+    steps: int
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.02
+    warmup_steps: int = 50
+    ema_decay: float = 0.995
+    clip_norm: float = 1.0
+    seed: int = 0
+    eval_every: int = 250
+    eval_images: int = 40
+    save_every: int = 250
+    track: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterTrainConfig:
+    """A run that trains an `FPNSegmenter`.
+
+    Attributes:
+        data: "earth", "camvid:FOLDER", or a folder with train/, val/ and classes.txt.
+        loop: steps and rates.
+        augment: crops and colours; crop sides in pixels of the image.
+        scale: factor by which images are resized before the network sees them.
+        channels: width of the feature pyramid.
+        imagenet: start the encoder from ImageNet weights (needs extra "train-base").
+        init: folder of a trained segmenter to go on from, instead.
+    """
+
+    data: str
+    loop: LoopConfig
+    augment: AugmentConfig
+    scale: float = 1.0
+    channels: int = 64
+    imagenet: bool = True
+    init: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerTrainConfig:
+    """A run that trains a `MaskRefiner` on the outputs of a frozen base segmenter.
+
+    Two stages, as in DDPS: the first shows pure noise only, the second noises the network's own
+    first prediction at random times.
+
+    Attributes:
+        data: "earth", "camvid:FOLDER", or a folder with train/, val/ and classes.txt.
+        base: bundled name or folder of the trained base segmenter.
+        loop: steps and rates, of both stages together.
+        augment: crops and colours; crop sides in pixels of the image.
+        conditioning: "probs" (any segmenter) or "features" (the paper).
+        stride: pixels of the image per pixel of the diffused mask.
+        process: forward process.
+        schedule: survival of a label over time.
+        widths: channels of the denoiser per level.
+        depth: residual blocks of the denoiser before each skip.
+        patch_size: state pixels per position inside the denoiser.
+        state_input: False trains the control: the same network without the mask input.
+        first_stage: share of the steps in the first stage.
+        noise_share: share of pure-noise draws (t = 1) in the second stage.
+        condition_dropout: share of images whose condition is removed; guidance needs some.
+        hard_labels: share of images whose base probabilities are replaced by one-hot labels, so
+            that the refiner also serves segmenters that give labels only.
+    """
+
+    data: str
+    base: str
+    loop: LoopConfig
+    augment: AugmentConfig
+    conditioning: Literal["probs", "features"] = "probs"
+    stride: int = 2
+    process: Literal["uniform", "absorbing"] = "uniform"
+    schedule: Literal["linear", "cosine"] = "linear"
+    widths: tuple[int, ...] = (32, 48, 64)
+    depth: int = 1
+    patch_size: int = 2
+    state_input: bool = True
+    first_stage: float = 0.5
+    noise_share: float = 0.25
+    condition_dropout: float = 0.1
+    hard_labels: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("first_stage", "noise_share", "hard_labels"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+
+
+TrainConfig = SegmenterTrainConfig | RefinerTrainConfig

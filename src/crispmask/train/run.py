@@ -1,0 +1,207 @@
+"""From a config to a model folder."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from crispmask.data.source import open_split
+from crispmask.errors import InputError
+from crispmask.metrics.confusion import ConfusionMatrix
+from crispmask.models.checkpoint import write_atomic
+from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
+from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
+from crispmask.nn.fpn import FPNConfig
+from crispmask.nn.unet import MaskUNetConfig
+from crispmask.train.batches import Stored, draw, store, with_base
+from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
+from crispmask.train.loop import Task, fit
+from crispmask.train.objectives import RefinerObjective, SegmenterObjective
+
+
+def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
+    """Train a model and save it to ``output``.
+
+    The folder gets ``config.json``, ``model.safetensors`` and a card, ``run.json`` with the
+    resolved settings and scores, ``log.jsonl`` and ``checkpoint/``.
+
+    Raises:
+        InputError: if ``output`` holds another run and ``resume`` is False, or the data or the
+            base cannot be used.
+    """
+    settings = {"kind": type(config).__name__, **dataclasses.asdict(config)}
+    _check_output(output, settings, resume=resume)
+    start = time.monotonic()
+    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
+    stored, held_out = store(train_set), store(val_set)
+    if config.loop.eval_images:  # spread over the split
+        step = max(1, len(held_out) // config.loop.eval_images)
+        few = held_out[::step]
+    else:
+        few = held_out
+    facts: dict[str, Any] = {"train_images": len(stored), "val_images": len(held_out)}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.loop.seed)  # initial weights
+        if isinstance(config, SegmenterTrainConfig):
+            task, more = _segmenter_task(config, stored, few, train_set.class_names)
+        else:
+            task, more = _refiner_task(config, stored, few, train_set.class_names)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
+    model = cast(FPNSegmenter | MaskRefiner, fit(task, config.loop, output, resume=resume))
+    scores = task.evaluate(model)
+    facts |= more | scores | {"seconds": round(time.monotonic() - start, 1)}
+    model.save_pretrained(output)
+    write_atomic(output / "README.md", _card(config, model, facts))
+    write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
+    return output
+
+
+def _segmenter_task(
+    config: SegmenterTrainConfig, stored: list[Stored], few: list[Stored], names: tuple[str, ...]
+) -> tuple[Task, dict[str, Any]]:
+    if config.init:
+        model = FPNSegmenter.from_pretrained(config.init)
+    else:
+        network = FPNConfig(num_classes=len(names), channels=config.channels)
+        model = FPNSegmenter(
+            SegmenterConfig(class_names=names, network=network, scale=config.scale)
+        )
+        if config.imagenet:
+            load_imagenet(model.network.encoder, imagenet_weights())
+
+    def evaluate(candidate: nn.Module) -> dict[str, float]:
+        segmenter = cast(FPNSegmenter, candidate)
+        score = ConfusionMatrix(len(names))
+        for item in few:
+            output = segmenter(item.image[None].float() / 255)
+            score.update(output.labels, item.mask[None].long())
+        return {"val_miou": score.compute().miou}
+
+    batch_size = config.loop.batch_size
+    return (
+        Task(
+            objective=SegmenterObjective(model),
+            draw=lambda g: draw(stored, config.augment, batch_size=batch_size, generator=g),
+            evaluate=evaluate,
+        ),
+        {},
+    )
+
+
+def _refiner_task(
+    config: RefinerTrainConfig, stored: list[Stored], few: list[Stored], names: tuple[str, ...]
+) -> tuple[Task, dict[str, Any]]:
+    base = FPNSegmenter.from_pretrained(config.base)
+    if base.config.class_names != tuple(names):
+        raise InputError(
+            f"the base {config.base} knows the classes {', '.join(base.config.class_names)}, the "
+            f"data {', '.join(names)}; train a base on this data first."
+        )
+    base.requires_grad_(False)
+    seen, train_miou = with_base(
+        stored, base, conditioning=config.conditioning, stride=config.stride
+    )
+    features = base.config.network.channels if config.conditioning == "features" else 0
+    k = len(names)
+    cond = condition_channels(
+        config.conditioning, k, stride=config.stride, feature_channels=features
+    )
+    network = MaskUNetConfig(
+        num_classes=k,
+        cond_channels=cond,
+        num_states=k + (config.process == "absorbing"),
+        widths=config.widths,
+        depth=config.depth,
+        patch_size=config.patch_size,
+        state_input=config.state_input,
+    )
+    model = MaskRefiner(
+        RefinerConfig(
+            class_names=names,
+            network=network,
+            conditioning=config.conditioning,
+            stride=config.stride,
+            process=config.process,
+            schedule=config.schedule,
+            residual=config.conditioning == "probs",
+            feature_channels=features,
+            condition_dropout=config.condition_dropout,
+        )
+    )
+    outputs = [base(item.image[None].float() / 255) for item in few]
+    score = ConfusionMatrix(k)
+    for item, output in zip(few, outputs, strict=True):
+        score.update(output.labels, item.mask[None].long())
+    val_miou = score.compute().miou
+    outputs = [
+        BaseOutput(probs=o.probs.half(), features=o.features) for o in outputs
+    ]
+
+    def evaluate(candidate: nn.Module) -> dict[str, float]:
+        refiner = cast(MaskRefiner, candidate).eval()
+        score = ConfusionMatrix(k)
+        for i, (item, output) in enumerate(zip(few, outputs, strict=True)):
+            image = item.image[None].float() / 255
+            given = BaseOutput(probs=output.probs.float(), features=output.features)
+            refined = refiner(image, given, names=[str(i)])
+            score.update(refined.labels, item.mask[None].long())
+        return {"val_miou": score.compute().miou}
+
+    batch_size = config.loop.batch_size
+    task = Task(
+        objective=RefinerObjective(model, config),
+        draw=lambda g: draw(seen, config.augment, batch_size=batch_size, generator=g),
+        evaluate=evaluate,
+    )
+    return task, {"base_train_miou": train_miou, "base_val_miou": val_miou}
+
+
+def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    run = output / "run.json"
+    if not run.exists():
+        if output.exists() and any(output.iterdir()):
+            raise InputError(f"{output} is not empty and holds no run; give a new folder.")
+        if resume:
+            raise InputError(f"{output} holds no run to resume; start without resume.")
+        return
+    if not resume:
+        raise InputError(f"{output} already holds a run; resume it or give a new folder.")
+    before = json.loads(run.read_text())["settings"]
+    now = json.loads(json.dumps(settings))
+    changed = [k for k in now if before.get(k) != now[k]]
+    if changed:
+        raise InputError(
+            f"{output} was started with other settings ({', '.join(changed)} differ); "
+            "resume with the same ones or give a new folder."
+        )
+
+
+def _card(config: TrainConfig, model: FPNSegmenter | MaskRefiner, facts: dict[str, Any]) -> str:
+    """The model card: what it is, how it was made, what it scored."""
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        "---",
+        "library_name: crispmask",
+        "license: apache-2.0",
+        "pipeline_tag: image-segmentation",
+        "---",
+        "",
+        f"# {type(model).__name__} for {config.data}",
+        "",
+        f"Classes: {', '.join(model.config.class_names)}. {parameters:,} parameters.",
+        f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops, seed "
+        f"{config.loop.seed}; settings in run.json.",
+        "",
+        "| fact | value |",
+        "|---|---|",
+        *(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v} |"
+          for k, v in facts.items()),
+        "",
+    ]
+    return "\n".join(lines)
