@@ -17,6 +17,9 @@ from crispmask.diffusion.schedules import Schedule, linear
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE, Generators, Mask, Probs, Time
 
+StateProbs = Float[Tensor, "b s h w"]
+"""Probabilities of the states of a process, which may be more than the classes."""
+
 
 @dataclass(frozen=True)
 class UniformDiffusion:
@@ -156,11 +159,11 @@ class AbsorbingDiffusion:
         reveal = uniform(x_t.shape, generator, x_t.device) < _per_pixel(self._reveal(t, s))
         return torch.where(reveal & (x_t == self.num_classes), x_0, x_t)
 
-    def marginal(self, p_0: Probs, t: Time) -> Probs:
+    def marginal(self, p_0: Probs, t: Time) -> StateProbs:
         """Distribution of the state at t: ``sum_x0 q(x_t | x_0) p_0(x_0)``."""
         return self._split(p_0, self.schedule(t))
 
-    def posterior(self, p_0: Probs, x_t: Mask, t: Time, s: Time) -> Probs:
+    def posterior(self, p_0: Probs, x_t: Mask, t: Time, s: Time) -> StateProbs:
         """Reverse step from t to an earlier s: ``sum_x0 q(x_s | x_t, x_0) p_0(x_0)``.
 
         The last of the ``num_classes + 1`` states is the mask state.
@@ -174,7 +177,7 @@ class AbsorbingDiffusion:
         a_t, a_s = self.schedule(t), self.schedule(s)
         return (a_s - a_t) / (1 - a_t)
 
-    def _split(self, p_0: Probs, labelled: Time) -> Probs:
+    def _split(self, p_0: Probs, labelled: Time) -> StateProbs:
         """Gives the labels this share of the probability, and the mask state the rest."""
         share = labelled.view(-1, 1, 1, 1)
         rest = (1 - share).expand(-1, 1, *p_0.shape[2:])
