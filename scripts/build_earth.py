@@ -65,7 +65,8 @@ def resample(ids: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray
     """Nearest neighbour at pixel centres."""
     rows = ((np.arange(height) + 0.5) * ids.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * ids.shape[1] / width).astype(int)
-    return ids[rows[:, None], columns]
+    resampled: npt.NDArray[np.uint8] = ids[rows[:, None], columns]
+    return resampled
 
 
 def draw_split(classes: npt.NDArray[np.uint8], *, seed: int = 0, draws: int = 20_000) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from kornia.enhance import (
     adjust_brightness_accumulative,
     adjust_contrast_with_mean_subtraction,
@@ -65,7 +65,11 @@ def augment(
     config: AugmentConfig,
     *,
     generator: torch.Generator,
-) -> tuple[Image, Mask, Float[Tensor, "b c h w"] | None]:
+) -> tuple[
+    Float[Tensor, "b 3 new_h new_w"],
+    Int64[Tensor, "b new_h new_w"],
+    Float[Tensor, "b c new_h new_w"] | None,
+]:
     """One random zoom, flip and crop of each sample, then random colour of the images.
 
     Image and maps are resampled bilinearly, the mask by nearest neighbour, once each. Outside the
@@ -131,7 +135,7 @@ def _turn_hue(images: Image, angle: Float[Tensor, "b"]) -> Image:
     return (turn @ images.flatten(2)).view_as(images).clamp(0, 1)
 
 
-def resize_labels(mask: Mask, size: tuple[int, int]) -> Mask:
+def resize_labels(mask: Mask, size: tuple[int, int]) -> Int64[Tensor, "b new_h new_w"]:
     """Labels at another height and width: the nearest pixel centre, no new ids."""
     return F.interpolate(mask[:, None].double(), size, mode="nearest-exact")[:, 0].long()
 
