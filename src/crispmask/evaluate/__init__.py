@@ -1,0 +1,7 @@
+"""Model and data set in, report out."""
+
+from crispmask.evaluate.loop import LabelledImages as LabelledImages
+from crispmask.evaluate.loop import evaluate as evaluate
+from crispmask.evaluate.rows import Predictor as Predictor
+from crispmask.evaluate.rows import Row as Row
+from crispmask.evaluate.rows import refiner_rows as refiner_rows

@@ -1,0 +1,10 @@
+"""Results and how they are shown."""
+
+from crispmask.report.report import Report as Report
+from crispmask.report.results import COLUMNS as COLUMNS
+from crispmask.report.results import Column as Column
+from crispmask.report.results import Example as Example
+from crispmask.report.results import Gain as Gain
+from crispmask.report.results import ImageResult as ImageResult
+from crispmask.report.results import Reliability as Reliability
+from crispmask.report.results import RowResult as RowResult

@@ -1,0 +1,197 @@
+"""A report as one HTML file that needs nothing else: pictures and plots are inside."""
+
+import math
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+
+from crispmask.report.pictures import BROKEN, FIXED, HEAT, STILL_WRONG, UNKNOWN_COLOUR, panels
+from crispmask.report.plots import Point, gains_chart, reliability_chart, steps_chart
+from crispmask.report.report import Report
+from crispmask.report.results import COLUMNS, Example, RowResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A number of the table, how it compares with the base, and its seeds."""
+
+    text: str
+    spread: str
+    best: bool
+    change: str
+    sign: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassBar:
+    """IoU of one class under the base and the highlighted row, in percent."""
+
+    name: str
+    colour: str
+    share: float
+    base: float
+    ours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A plot with its title and a line to read it by."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def page(report: Report) -> str:
+    """The page as text."""
+    source = resources.files("crispmask.report").joinpath("page.html.jinja")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    bars = class_bars(report)
+    shown = {bar.name for bar in bars}
+    return template.render(
+        report=report,
+        headline=headline(report),
+        columns=COLUMNS,
+        table=[(row, cells(report, row)) for row in report.rows],
+        figures=figures(report),
+        bars=bars,
+        absent=[name for name in report.class_names if name not in shown],
+        examples=[
+            (example, chip(example), panels(example, report.palette, ours=report.ours))
+            for example in report.examples
+        ],
+        legend=[
+            (name, css(colour))
+            for name, colour in zip(report.class_names, report.palette, strict=True)
+        ],
+        unknown=css(UNKNOWN_COLOUR),
+        changes=[
+            ("wrong → right", css(FIXED)),
+            ("right → wrong", css(BROKEN)),
+            ("wrong → wrong", css(STILL_WRONG)),
+        ],
+        heat=", ".join(css(colour) for colour in HEAT),
+    )
+
+
+def chip(example: Example) -> str:
+    """Why the image is shown."""
+    gained = example.result.ours > example.result.base
+    return {
+        "best": "Largest gain" if gained else "Best",
+        "typical": "Typical",
+        "worst": "Smallest gain" if gained else "Worst",
+    }[example.group]
+
+
+def css(colour: tuple[int, int, int]) -> str:
+    """The colour as the style sheet writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def headline(report: Report) -> list[tuple[str, str, str, str]]:
+    """Label, value, change from the base and its sign for the numbers at the top."""
+    ours = report.row(report.ours)
+    out = []
+    for column, cell in zip(COLUMNS, cells(report, ours), strict=True):
+        if column.best is not None and column.key != "accuracy":
+            change = f"{cell.change} vs {report.base.name}" if cell.change else ""
+            out.append((column.label, cell.text, change, cell.sign))
+    return out
+
+
+def cells(report: Report, row: RowResult) -> list[Cell]:
+    """The row's line of the table."""
+    out = []
+    for column in COLUMNS:
+        mean, spread = row.mean(column.key), row.spread(column.key)
+        change = (mean - report.base.mean(column.key)) * column.factor
+        text = f"{change:+.{column.digits}f}"
+        compared = row is not report.base and column.best is not None and not math.isnan(change)
+        better = change > 0 if column.best == "high" else change < 0
+        flat = float(text) == 0
+        seeds = ", ".join(column.text(value) for value in row.scores[column.key])
+        out.append(
+            Cell(
+                text=column.text(mean),
+                spread="" if spread is None or column.best is None else column.text(spread),
+                best=row.name in report.best(column),
+                change=(text[1:] if flat else text.replace("-", "\u2212")) if compared else "",
+                sign="flat" if flat else "gain" if better else "loss",
+                note=f"seeds: {seeds}" if row.seeds > 1 else "one predictor",
+            )
+        )
+    return out
+
+
+def class_bars(report: Report) -> list[ClassBar]:
+    """Classes that occur, the most frequent first; means over seeds."""
+
+    def mean(row: RowResult, k: int) -> float:
+        return sum(100 * seed[k] for seed in row.iou) / row.seeds
+
+    bars = [
+        ClassBar(
+            name=name,
+            colour=css(report.palette[k]),
+            share=100 * report.shares[k],
+            base=mean(report.base, k),
+            ours=mean(report.row(report.ours), k),
+        )
+        for k, name in enumerate(report.class_names)
+    ]
+    present = [bar for bar in bars if not math.isnan(bar.base + bar.ours)]
+    return sorted(present, key=lambda bar: -bar.share)
+
+
+def figures(report: Report) -> list[Figure]:
+    """The plots that the rows allow."""
+    ours = report.row(report.ours)
+    out = []
+    if report.gains:
+        out.append(
+            Figure(
+                title=f"What “{report.ours}” gains",
+                caption="Difference in mIoU over each other row, with its 95 % interval: "
+                f"{report.protocol['intervals']}.",
+                svg=gains_chart(report.gains),
+            )
+        )
+    stepped = sorted((r for r in report.rows if r.steps is not None), key=lambda r: r.steps or 0)
+    for column in (c for c in COLUMNS if c.key in ("miou", "mbiou_2px")):
+        values = [100 * value for row in report.rows for value in row.scores[column.key]]
+        if len(stepped) < 2 or any(math.isnan(value) for value in values):
+            continue
+        points = [
+            Point(
+                x=row.steps or 1,
+                mean=100 * row.mean(column.key),
+                low=100 * min(row.scores[column.key]),
+                high=100 * max(row.scores[column.key]),
+            )
+            for row in stepped
+        ]
+        others = {r.name: 100 * r.mean(column.key) for r in report.rows if r.steps is None}
+        out.append(
+            Figure(
+                title=f"Steps and quality: {column.label}",
+                caption="Mean over seeds, the band from the lowest to the highest seed; dashed: "
+                "rows without steps.",
+                svg=steps_chart(points, others, label=column.label, base=report.base.name),
+            )
+        )
+    series = {row.name: row.reliability for row in (report.base, ours)}
+    out.append(
+        Figure(
+            title="Reliability",
+            caption="Accuracy against confidence; on the diagonal a probability means what it "
+            "says. A dot's area is its share of the pixels.",
+            svg=reliability_chart(series, base=report.base.name),
+        )
+    )
+    return out

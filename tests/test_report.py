@@ -1,0 +1,302 @@
+"""A report is whole: valid JSON, one page with everything inside, nothing half-written."""
+
+import base64
+import io
+import itertools
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from crispmask.provenance import commit, provenance
+from crispmask.report import (
+    COLUMNS,
+    Example,
+    Gain,
+    ImageResult,
+    Reliability,
+    Report,
+    RowResult,
+)
+from crispmask.report.page import page
+from crispmask.report.pictures import (
+    BROKEN,
+    FIXED,
+    STILL_WRONG,
+    UNKNOWN_COLOUR,
+    changed_picture,
+    heat_picture,
+    labels_picture,
+    panels,
+)
+from crispmask.report.plots import Point, _spread_out, steps_chart, ticks
+from crispmask.shapes import IGNORE
+
+NAN = float("nan")
+PALETTE = ((10, 20, 30), (200, 100, 0), (0, 90, 250))
+
+
+def row(name: str, *miou: float, steps: int | None = None) -> RowResult:
+    scores = {column.key: tuple(m / 2 for m in miou) for column in COLUMNS}
+    return RowResult(
+        name=name,
+        steps=steps,
+        scores=scores | {"miou": miou, "nll": miou},
+        iou=tuple((m, m, NAN) for m in miou),
+        biou=tuple((m, m, NAN) for m in miou),
+        reliability=Reliability(
+            confidence=(NAN, 0.5, 0.9), accuracy=(NAN, 0.4, 0.8), share=(0.0, 0.25, 0.75)
+        ),
+    )
+
+
+def example(name: str, ours: float, *, size: tuple[int, int] = (20, 30)) -> Example:
+    rng = np.random.default_rng(0)
+    truth, base, refined = (rng.integers(0, 3, size, dtype=np.uint8) for _ in range(3))
+    truth[0, 0] = IGNORE
+    return Example(
+        result=ImageResult(name=name, base=0.5, ours=ours),
+        group="best" if ours > 0.5 else "worst",
+        image=rng.integers(0, 255, (*size, 3), dtype=np.uint8),
+        truth=truth,
+        base=base,
+        ours=refined,
+        uncertainty=rng.integers(0, 255, size, dtype=np.uint8),
+    )
+
+
+REPORT = Report(
+    title="Islands <of> test & try",
+    class_names=("sea", "sand & stone", "never seen"),
+    palette=PALETTE,
+    shares=(0.75, 0.25, 0.0),
+    rows=(
+        row("base", 0.5),
+        row("control", 0.6, 0.62),
+        row("refined, 1 call", 0.7, 0.72, steps=1),
+        row("refined, 3 calls", 0.71, 0.71, steps=3),
+    ),
+    ours="refined, 1 call",
+    gains={
+        "base": Gain(mean=0.21, low=0.1, high=0.3),
+        "control": Gain(mean=0.1, low=-0.01, high=0.2),
+        "refined, 3 calls": Gain(mean=-0.02, low=-0.03, high=-0.01),
+    },
+    images=(
+        ImageResult(name="a", base=0.5, ours=0.9),
+        ImageResult(name="b", base=NAN, ours=NAN),
+    ),
+    examples=(example("a <1>", 0.9), example("b", 0.2)),
+    protocol={"data": "2 of 2 images", "intervals": "bootstrap", **provenance()},
+)
+
+
+def test_json_is_strict_and_has_every_number(tmp_path: Path) -> None:
+    path, _ = REPORT.write(tmp_path / "new" / "folder")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    data = json.loads(path.read_text(), parse_constant=refuse)
+    assert data == REPORT.to_json()
+    control = data["rows"][1]
+    assert control["name"] == "control"
+    assert control["miou"]["mean"] == pytest.approx(0.61)
+    assert control["miou"]["std"] == pytest.approx(0.02 / 2**0.5)
+    assert control["miou"]["values"] == [0.6, 0.62]
+    assert control["iou"] == {
+        "sea": [0.6, 0.62],
+        "sand & stone": [0.6, 0.62],
+        "never seen": [None, None],
+    }
+    assert data["rows"][0]["miou"]["std"] is None
+    assert data["gain"]["over"]["base"] == {"mean": 0.21, "low": 0.1, "high": 0.3}
+    assert data["images"][1] == {"name": "b", "base": None, "ours": None}
+    assert {"command", "commit", "software", "hardware", "date"} <= set(data["protocol"])
+
+
+class Balance(HTMLParser):
+    """Collects text and attributes, and checks that tags close in order."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "data") and v]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in {"line", "circle", "polyline", "polygon"}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_page_has_all_parts_and_needs_nothing_else(tmp_path: Path) -> None:
+    _, path = REPORT.write(tmp_path)
+    html = path.read_text(encoding="utf-8")
+    parser = Balance()
+    parser.feed(html)
+
+    assert parser.open == []
+    text = " ".join(" ".join(parser.text).split())
+    for part in ("results", "pictures", "figures", "classes", "protocol"):
+        assert f'<section id="{part}">' in html
+    for words in (
+        "Islands <of> test & try",
+        *(column.label for column in COLUMNS),
+        *(r.name for r in REPORT.rows),
+        "sand & stone",
+        "unlabelled",
+        "wrong → right",
+        "changed pixels",
+        "uncertainty",
+        "Largest gain",
+        "a <1>",
+        "Steps and quality: mIoU",
+        "Reliability",
+        "In neither truth nor prediction: never seen.",
+        *REPORT.protocol.values(),
+    ):
+        assert words in text, words
+    assert html.count("<svg") == 4
+    assert len(parser.links) == 12  # six pictures of two images
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
+    assert not re.search(r"https?:|url\(|@import|<link|src=\"(?!data:)", html)
+
+
+def test_pictures_are_six_and_small_ones_are_enlarged_pixel_by_pixel() -> None:
+    pair = (example("a", 0.9), example("b", 0.2, size=(600, 900)))
+    small, large = (panels(e, PALETTE, ours="refined") for e in pair)
+
+    labels = ["image", "truth", "base", "refined", "changed pixels", "uncertainty"]
+    assert [panel.label for panel in small] == labels
+    sizes = {Image.open(io.BytesIO(decoded(panel.uri))).size for panel in small}
+    assert sizes == {(30, 20)}
+    assert all(panel.small for panel in small)
+    sizes = {Image.open(io.BytesIO(decoded(panel.uri))).size for panel in large}
+    assert sizes == {(512, 341)}
+    assert not any(panel.small for panel in large)
+
+
+def decoded(uri: str) -> bytes:
+    return base64.b64decode(uri.split(",", 1)[1])
+
+
+def test_labels_have_the_colours_of_the_legend() -> None:
+    labels = np.array([[0, 1], [2, IGNORE]], dtype=np.uint8)
+    picture = np.asarray(labels_picture(labels, PALETTE).convert("RGB"))
+    assert picture.tolist() == [
+        [list(PALETTE[0]), list(PALETTE[1])],
+        [list(PALETTE[2]), list(UNKNOWN_COLOUR)],
+    ]
+
+
+def test_changed_pixels_say_what_the_change_did() -> None:
+    truth = np.array([[0, 0, 0, 0, IGNORE]], dtype=np.uint8)
+    base = np.array([[1, 0, 1, 0, 0]], dtype=np.uint8)
+    ours = np.array([[0, 1, 2, 0, 1]], dtype=np.uint8)
+    image = np.zeros((1, 5, 3), dtype=np.uint8)
+    pixels = np.asarray(changed_picture(image, truth, base, ours))[0]
+    assert [tuple(p) for p in pixels[:3].tolist()] == [FIXED, BROKEN, STILL_WRONG]
+    assert len(set(pixels[3].tolist())) == 1  # grey: unchanged
+    assert len(set(pixels[4].tolist())) == 1  # grey: changed, but nobody knows the truth
+
+
+def test_uncertainty_gets_brighter() -> None:
+    values = np.arange(256, dtype=np.uint8)[None]
+    light = np.asarray(heat_picture(values)).astype(int).sum(-1)[0]
+    assert (np.diff(light) >= 0).all()
+
+
+def test_a_failing_page_leaves_what_was_there(tmp_path: Path) -> None:
+    broken = replace(REPORT, palette=PALETTE[:2])  # a class without a colour
+    with pytest.raises((ValueError, IndexError)):
+        broken.write(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+    paths = REPORT.write(tmp_path)
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises((ValueError, IndexError)):
+        broken.write(tmp_path)
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_a_failing_rename_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        REPORT.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_tables_mark_the_best_and_show_the_spread() -> None:
+    lines = REPORT.markdown().splitlines()
+    assert lines[0] == "| | mIoU | mBIoU 2 % | mBIoU 2 px | accuracy | ECE | s/image |"
+    assert lines[2].startswith("| base | 50.0 | 25.0 |")
+    assert "**25.00**" in lines[2]  # the lowest ECE
+    assert lines[3].startswith("| control | 61.0 ±1.4 |")
+    for line in lines[4:]:  # 71.0 twice: both are best
+        assert "**71.0 ±" in line
+        assert re.search(r"\| 0\.355 \|$", line)  # seconds: neither marked nor spread
+
+    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    console.print(REPORT.table())
+    assert isinstance(console.file, io.StringIO)
+    assert "\x1b[1m71.0 ±1.4\x1b[0m" in console.file.getvalue()
+
+
+def test_a_report_of_the_base_alone_can_be_written() -> None:
+    alone = replace(REPORT, rows=REPORT.rows[:1], ours="base", gains={}, examples=())
+    html = page(alone)
+    assert html.count("<svg") == 1
+    assert 'id="pictures"' not in html
+    assert "±" not in html.split("<table")[1].split("</table>")[0]
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), st.floats(0, 300), max_size=8))
+def test_labels_of_level_lines_keep_apart_and_in_order(places: dict[str, float]) -> None:
+    moved = _spread_out(places, gap=15.0)
+    order = sorted(places, key=lambda name: places[name])
+    heights = [moved[name] for name in order]
+    assert all(b - a >= 15 - 1e-6 for a, b in itertools.pairwise(heights))
+    if len(places) == 1:
+        assert moved == places
+
+
+@given(st.floats(-100, 100), st.floats(0.01, 100))
+def test_ticks_are_few_and_inside(low: float, span: float) -> None:
+    values = ticks(low, low + span)
+    assert 2 <= len(values) <= 6
+    assert low - 1e-6 <= values[0] <= values[-1] <= low + span + 1e-6
+
+
+def test_a_single_step_is_drawn() -> None:
+    point = Point(x=1, mean=50.0, low=50.0, high=50.0)
+    svg = steps_chart([point], {"base": 50.0}, label="mIoU", base="base")
+    assert "nan" not in svg
+    assert svg.count("<circle") == 1
+
+
+def test_provenance_names_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/crispmask", "evaluate", "my model"])
+    assert provenance()["command"] == "crispmask evaluate 'my model'"
+    found = commit()
+    assert found is None or re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", found)
