@@ -1,5 +1,85 @@
-"""Diffusion models for semantic segmentation."""
+"""Diffusion models for semantic segmentation: refine the masks you have.
 
+The public names below are imported when they are first used, so that ``import crispmask`` is quick.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from crispmask.errors import InputError
+
+if TYPE_CHECKING:
+    from crispmask.data.catalog import camvid
+    from crispmask.data.earth import earth
+    from crispmask.data.folder import FolderDataset
+    from crispmask.data.sample import Sample, read_image, read_mask, write_mask
+    from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
+    from crispmask.diffusion.samplers import sample_mask
+    from crispmask.metrics.boundary import BoundaryIoU
+    from crispmask.metrics.calibration import CalibrationError
+    from crispmask.metrics.confusion import ConfusionMatrix
+    from crispmask.models.refiner import MaskRefiner, RefinerConfig, RefinerOutput
+    from crispmask.models.segmenters import BaseOutput, FPNSegmenter, as_base_output
+    from crispmask.nn.unet import MaskUNet
+    from crispmask.report import Report
+    from crispmask.shapes import IGNORE
 
 __version__ = version("crispmask")
+
+_MODULES = {
+    "data.catalog": ("camvid",),
+    "data.earth": ("earth",),
+    "data.folder": ("FolderDataset",),
+    "data.sample": ("Sample", "read_image", "read_mask", "write_mask"),
+    "diffusion.categorical": ("AbsorbingDiffusion", "UniformDiffusion"),
+    "diffusion.samplers": ("sample_mask",),
+    "metrics.boundary": ("BoundaryIoU",),
+    "metrics.calibration": ("CalibrationError",),
+    "metrics.confusion": ("ConfusionMatrix",),
+    "models.refiner": ("MaskRefiner", "RefinerConfig", "RefinerOutput"),
+    "models.segmenters": ("BaseOutput", "FPNSegmenter", "as_base_output"),
+    "nn.unet": ("MaskUNet",),
+    "report": ("Report",),
+    "shapes": ("IGNORE",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "IGNORE",
+    "AbsorbingDiffusion",
+    "BaseOutput",
+    "BoundaryIoU",
+    "CalibrationError",
+    "ConfusionMatrix",
+    "FPNSegmenter",
+    "FolderDataset",
+    "InputError",
+    "MaskRefiner",
+    "MaskUNet",
+    "RefinerConfig",
+    "RefinerOutput",
+    "Report",
+    "Sample",
+    "UniformDiffusion",
+    "__version__",
+    "as_base_output",
+    "camvid",
+    "earth",
+    "read_image",
+    "read_mask",
+    "sample_mask",
+    "write_mask",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crispmask' has no attribute {name!r}")
+    value = getattr(import_module(f"crispmask.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,133 @@
+"""The command line: ``crispmask COMMAND ...``, one module per command, imported when it is run."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import tyro
+
+from crispmask.errors import InputError
+
+HELP = """\
+usage: crispmask COMMAND ...
+
+Diffusion models for semantic segmentation: refine the masks you have.
+
+commands:
+  demo        refine held-out satellite tiles with the bundled weights and measure the gain
+  refine      refine the masks of any segmenter: label PNGs, .npy or .npz scores, whole folders
+  train       train a base segmenter or a refiner by a recipe
+  evaluate    measure a model on a data set; writes report.html and report.json
+  data check  look over a folder of images and labels before training on it
+
+example:
+  crispmask refine photo.jpg --base mask.png --model earth-small --output refined
+
+`crispmask COMMAND --help` says more.
+"""
+
+Arguments = TypeVar("Arguments")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, or 2 after one sentence on stderr."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}."
+    except KeyboardInterrupt:
+        print("crispmask: interrupted.", file=sys.stderr)
+        return 130
+    print(f"crispmask: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _run(argv: list[str]) -> int:
+    match argv:
+        case [] | ["-h" | "--help", *_]:
+            print(HELP, end="")
+        case ["--version"]:
+            print(version("crispmask"))
+        case ["demo", *rest]:
+            from crispmask.cli.demo import DemoArguments, demo
+
+            return _call(demo, DemoArguments, rest, "crispmask demo")
+        case ["refine", *rest]:
+            from crispmask.cli.refine import RefineArguments, refine
+
+            return _call(refine, RefineArguments, rest, "crispmask refine")
+        case ["train", *rest]:
+            from crispmask.cli.train import DESCRIPTION, run_recipe, train_arguments
+
+            return _call(run_recipe, train_arguments(), rest, "crispmask train", DESCRIPTION)
+        case ["evaluate", *rest]:
+            from crispmask.cli.evaluate import EvaluateArguments, run_evaluation
+
+            return _call(run_evaluation, EvaluateArguments, rest, "crispmask evaluate")
+        case ["data", "check", *rest]:
+            from crispmask.cli.data import CheckArguments, check
+
+            return _call(check, CheckArguments, rest, "crispmask data check")
+        case ["data", *_]:
+            raise InputError(
+                "crispmask data has one command, check; run `crispmask data check DIR`."
+            )
+        case [command, *_]:
+            raise InputError(
+                f"there is no command {command!r}, only demo, refine, train, evaluate and "
+                "data check; `crispmask --help` describes them."
+            )
+    return 0
+
+
+def _call(
+    command: Callable[[Arguments], int],
+    arguments: Any,
+    argv: list[str],
+    prog: str,
+    description: str | None = None,
+) -> int:
+    """Parse ``argv`` by the fields of type ``arguments``, then run ``command``.
+
+    tyro draws a box around what it has to say of a mistake; here that becomes one sentence.
+    """
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            parsed: Arguments = tyro.cli(
+                arguments,
+                args=argv,
+                prog=prog,
+                description=description,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise InputError(_sentence(stderr.getvalue(), prog)) from None
+        return 0  # --help
+    except ValueError as error:  # from a config that checks itself
+        raise InputError(f"{error} See `{prog} --help`.") from error
+    return command(parsed)
+
+
+def _sentence(box: str, prog: str) -> str:
+    """What stands in tyro's box: its first part, and the first option that it suggests.
+
+    Without UTF-8 the box is a title and parts with dashes between them.
+    """
+    inside = [line.strip("│ ") for line in box.splitlines() if line[:1] not in "╭╰"]
+    parts = [" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", "\n".join(inside))]
+    message, further, *_ = [*(parts if "│" in box else parts[1:]), "", ""]
+    message = re.sub(r"^Error parsing (\w[\w.-]*: )?", "", message).rstrip(".")
+    suggested = re.match(r"Perhaps you meant: (--[\w.-]+)", further)
+    if suggested:
+        message += f" (did you mean {suggested[1]}?)"
+    return f"{message}; see `{prog} --help`."

@@ -1,0 +1,99 @@
+"""``crispmask evaluate``: a base and its refiners over a data set."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from crispmask.data.folder import FolderDataset
+from crispmask.data.source import Split, open_split
+from crispmask.errors import InputError
+from crispmask.evaluate import LabelledImages, evaluate, refiner_rows
+from crispmask.models.checkpoint import find_model
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.segmenters import FPNSegmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Measure a base segmenter, its refiners and the honest comparisons on a data set.
+
+    Prints the table and writes OUTPUT/report.html and OUTPUT/report.json.
+
+    Example: crispmask evaluate earth-small earth --output report
+
+    Attributes:
+        model: bundled name such as earth-small; a folder with base/, refiner/ and control/, further
+            seeds in refiner-1/, control-1/ and so on; or the folder of a segmenter alone.
+        data: earth (its test blocks), earth:val, camvid:FOLDER/val, or a folder with images/
+            and labels/.
+        output: folder to write to.
+        json: print the whole report as one JSON object in the last line, all else on stderr.
+        limit: images at most, spread evenly over the data set.
+    """
+
+    model: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[str]
+    output: Path
+    json: bool = False
+    limit: int | None = None
+
+
+def run_evaluation(args: EvaluateArguments) -> int:
+    """Evaluate and show the report."""
+    folder = find_model(args.model)
+    segmenter = FPNSegmenter.from_pretrained(folder)
+    dataset = open_data(args.data, segmenter.config.class_names)
+    refiners = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("refiner*"))]
+    controls = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("control*"))]
+    rows = refiner_rows(
+        refiners,
+        controls,
+        flip_segmenter=segmenter,
+        num_classes=len(segmenter.config.class_names),
+        steps=(1, 3, 10) if refiners else (),
+    )
+    title = f"{args.model} on {args.data}"
+    report = evaluate(dataset, segmenter, rows, title=title, limit=args.limit)
+    _, page = report.write(args.output)
+    console = Console(stderr=args.json)
+    console.print(report.table())
+    console.print(f"look at {page}", soft_wrap=True)
+    if args.json:
+        print(json.dumps(report.to_json()))
+    return 0
+
+
+def open_data(name: str, class_names: Sequence[str]) -> LabelledImages:
+    """The data set of this name.
+
+    Raises:
+        InputError: if there is none, or its classes are not `class_names`.
+    """
+    kind, _, rest = name.partition(":")
+    dataset: LabelledImages
+    if kind == "earth":
+        dataset = open_split("earth", _split(rest or "test"))
+    elif kind == "camvid":
+        folder = Path(rest)
+        dataset = open_split(f"camvid:{folder.parent}", _split(folder.name))
+    else:
+        folder = Path(name)
+        dataset = FolderDataset(folder / "images", folder / "labels", class_names=class_names)
+    if tuple(dataset.class_names) != tuple(class_names):
+        raise InputError(
+            f"the model knows {len(class_names)} classes ({', '.join(class_names[:3])}, ...), the "
+            f"data has {len(dataset.class_names)} ({', '.join(dataset.class_names[:3])}, ...); "
+            "evaluate a model on data with its own classes."
+        )
+    return dataset
+
+
+def _split(name: str) -> Split:
+    match name:
+        case "train" | "val" | "test":
+            return name
+    raise InputError(f"the parts of a data set are train, val and test, got {name!r}.")

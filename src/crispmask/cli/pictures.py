@@ -1,0 +1,26 @@
+"""Result files that appear complete or not at all, their folders made on the way."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from crispmask.data.sample import write_mask
+from crispmask.models.checkpoint import write_atomic
+
+
+def write_labels(mask: Int64[Tensor, "h w"], path: Path) -> None:
+    """Write class ids as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_mask(mask, path)
+
+
+def write_picture(pixels: UInt8[np.ndarray, "..."], path: Path) -> None:
+    """Write grey (h w) or RGB (h w 3) values as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    png = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(png, format="PNG")
+    write_atomic(path, png.getvalue())

@@ -1,0 +1,142 @@
+"""``crispmask refine``: better masks from masks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from crispmask.cli.pictures import write_labels, write_picture
+from crispmask.data.catalog import palette_for
+from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
+from crispmask.data.sample import overlay, read_image
+from crispmask.errors import InputError
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.segmenters import as_base_output, check_same_size
+
+BASE_SUFFIXES = (*LABEL_SUFFIXES, ".npy", ".npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineArguments:
+    """Refine the masks that a segmenter already gives.
+
+    Writes OUTPUT/labels/NAME.png and OUTPUT/overlays/NAME.png for each image; every input is read
+    and checked before the first file is written.
+
+    Example: crispmask refine photo.jpg --base mask.png --model earth-small --output refined
+
+    Attributes:
+        images: image files, or folders of images.
+        base: label PNGs, or .npy / .npz files of labels, logits or probabilities (classes first),
+            or folders of these; several are matched with the images by name without ending.
+        model: bundled name such as earth-small, or a folder.
+        output: folder to write to.
+        num_inference_steps: network calls per image.
+        seed: of the random numbers; each image's depend on this and its name only.
+        uncertainty: also write OUTPUT/uncertainty/NAME.png, 0 certain to 255 a uniform guess.
+    """
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    base: tuple[Path, ...]
+    model: str
+    output: Path
+    num_inference_steps: int = 1
+    seed: int = 0
+    uncertainty: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.images or not self.base:
+            raise InputError("at least one image and one --base are needed.")
+        if self.num_inference_steps < 1:
+            raise InputError(
+                f"--num-inference-steps must be at least 1, got {self.num_inference_steps}."
+            )
+
+
+def refine(args: RefineArguments) -> int:
+    """Refine each image's mask and write the results."""
+    pairs = match(expand(args.images, IMAGE_SUFFIXES), expand(args.base, BASE_SUFFIXES))
+    targets = {args.output / "labels" / f"{image.stem}.png" for image, _ in pairs}
+    if taken := {path.resolve() for path in targets} & {base.resolve() for _, base in pairs}:
+        raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
+    refiner = MaskRefiner.from_pretrained(args.model)
+    class_names = refiner.config.class_names
+    palette = palette_for(class_names)
+    console = Console(stderr=True)
+    for image_path, base_path in track(
+        pairs, "checking", console=console, transient=True, disable=not console.is_terminal
+    ):
+        base = as_base_output(base_path, num_classes=len(class_names))
+        try:
+            check_same_size(read_image(image_path)[None], base)
+        except InputError as error:
+            raise InputError(f"{image_path} and {base_path}: {error}") from error
+    for image_path, base_path in track(pairs, "refining", console=console):
+        name = image_path.stem
+        image = read_image(image_path)
+        out = refiner(
+            image,
+            as_base_output(base_path, num_classes=len(class_names)),
+            num_inference_steps=args.num_inference_steps,
+            seed=args.seed,
+            names=[name],
+        )
+        labels = out.labels[0]
+        write_labels(labels, args.output / "labels" / f"{name}.png")
+        write_picture(overlay(image, labels, palette), args.output / "overlays" / f"{name}.png")
+        if args.uncertainty:
+            grey = (255 * out.uncertainty[0]).round().byte().cpu().numpy()
+            write_picture(grey, args.output / "uncertainty" / f"{name}.png")
+    console.print(f"{len(pairs)} refined masks in {args.output}", soft_wrap=True)
+    return 0
+
+
+def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    """Files as given, folders as their files of these endings, sorted.
+
+    Raises:
+        InputError: if a path does not exist or a folder has no such file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = files_by_stem(path, suffixes)
+            if not found:
+                raise InputError(
+                    f"{path} must hold files ending in {', '.join(suffixes)}, it has none."
+                )
+            files += found.values()
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"{path} does not exist; give a file or a folder that does.")
+    return files
+
+
+def match(images: Sequence[Path], bases: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Each image with its base: a single one with a single one, several by stem.
+
+    Raises:
+        InputError: if two files share a stem or an image has no base.
+    """
+    if len(images) == len(bases) == 1:
+        return [(images[0], bases[0])]
+    by_stem: dict[str, Path] = {}
+    for path in bases:
+        if path.stem in by_stem:
+            raise InputError(
+                f"one base per image is needed, got {by_stem[path.stem]} and {path}; remove one."
+            )
+        by_stem[path.stem] = path
+    stems = [path.stem for path in images]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise InputError(f"images must differ in name, got {twice[0]!r} more than once.")
+    if missing := [stem for stem in stems if stem not in by_stem]:
+        raise InputError(
+            f"each image needs a base of the same name, {len(missing)} of {len(images)} have none "
+            f"(first: {missing[0]!r}); add {missing[0]}.png, .npy or .npz."
+        )
+    return [(path, by_stem[path.stem]) for path in images]
