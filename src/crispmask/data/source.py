@@ -41,5 +41,13 @@ def open_split(source: str, split: Split) -> FolderDataset | EarthDataset:
             f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER' or a folder with "
             "classes.txt (a name a line) and train/, val/ with images/ and labels/."
         )
-    classes = [line.strip() for line in names.read_text().splitlines() if line.strip()]
+    try:
+        lines = names.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{names} cannot be read as text ({error}).") from error
+    classes = [line.strip() for line in lines if line.strip()]
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise InputError(
+            f"{names} needs at least two different class names, one a line, got {classes}."
+        )
     return FolderDataset(root / split / "images", root / split / "labels", class_names=classes)

@@ -25,7 +25,8 @@ def from_dict(cls: type[Any], data: Mapping[str, Any], *, source: str) -> Any:
     """An instance of dataclass ``cls`` from plain JSON values, nested dataclasses included.
 
     Raises:
-        InputError: if a field is unknown, missing or contradicts another; ``source`` is named.
+        InputError: if a field is unknown, missing, of another type or contradicts another;
+            ``source`` is named.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(data) - {f.name for f in dataclasses.fields(cls)})
@@ -36,19 +37,47 @@ def from_dict(cls: type[Any], data: Mapping[str, Any], *, source: str) -> Any:
         )
     values = {}
     for name, value in data.items():
-        options = [hints[name]]
-        if typing.get_origin(hints[name]) in (types.UnionType, typing.Union):
-            options = list(typing.get_args(hints[name]))
-        nested = [o for o in options if dataclasses.is_dataclass(o)]
+        nested = [o for o in _options(hints[name]) if dataclasses.is_dataclass(o)]
         if nested and isinstance(value, dict):
             value = from_dict(typing.cast(type[Any], nested[0]), value, source=source)
         elif isinstance(value, list):
             value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        if not _fits(value, hints[name]):
+            hint = hints[name]
+            wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+            raise InputError(
+                f"{source} needs {name} to be {wanted.removeprefix('typing.')}, got {value!r}; "
+                "restore the file."
+            )
         values[name] = value
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise InputError(f"{source} is not a valid {cls.__name__}: {error}") from error
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; else the hint alone."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value from JSON, its lists made tuples, is of a type that configs use."""
+    if len(_options(hint)) > 1:
+        return any(_fits(value, option) for option in _options(hint))
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(each) and all(map(_fits, value, each))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -59,13 +88,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary.replace(path)
 
 
-class Pretrained(ModelHubMixin):  # type: ignore[misc]
+class Pretrained(ModelHubMixin):
     """Save and load for modules that are built from one config dataclass.
 
     A subclass names its config class; `huggingface_hub` adds ``push_to_hub``.
     """
 
     config_class: typing.ClassVar[type[Any]]
+    part: typing.ClassVar[str] = ""
+    """Sub-folder of a bundle of several models."""
     config: Any
 
     @classmethod
@@ -76,16 +107,12 @@ class Pretrained(ModelHubMixin):  # type: ignore[misc]
             InputError: if there is no such model, or its files are damaged or of another model.
         """
         model = cls._load_folder(find_model(name, part=cls.part))
-        model.eval()  # type: ignore[attr-defined]
+        _module(model).eval()
         return model
 
-    part: typing.ClassVar[str] = ""
-    """Sub-folder of a bundle of several models."""
-
     def _save_pretrained(self, save_directory: Path) -> None:
-        assert isinstance(self, nn.Module)
         temporary = save_directory / f".model.safetensors.{os.getpid()}.tmp"
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        state = {k: v.detach().cpu().contiguous() for k, v in _module(self).state_dict().items()}
         save_file(state, temporary, metadata={"format": "pt"})
         temporary.replace(save_directory / "model.safetensors")
         config = {"model": type(self).__name__, **dataclasses.asdict(self.config)}
@@ -101,6 +128,8 @@ class Pretrained(ModelHubMixin):  # type: ignore[misc]
                 f"{source} cannot be read ({error}); a model folder needs config.json and "
                 "model.safetensors as save_pretrained writes them."
             ) from error
+        if not isinstance(data, dict):
+            raise InputError(f"{source} must hold a JSON object, as save_pretrained writes it.")
         kind = data.pop("model", None)
         if kind != cls.__name__:
             raise InputError(
@@ -108,15 +137,14 @@ class Pretrained(ModelHubMixin):  # type: ignore[misc]
                 "give the folder of such a model."
             )
         model = cls(from_dict(cls.config_class, data, source=str(source)))
-        assert isinstance(model, nn.Module)
         weights = folder / "model.safetensors"
         try:
             state = load_file(weights)
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{weights} cannot be read ({error}); the file is missing or damaged, copy it again."
+                f"{weights} cannot be read ({error}); it is missing or damaged, copy it again."
             ) from error
-        own = model.state_dict()
+        own = _module(model).state_dict()
         wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
         wrong += [k for k in state if k not in own]
         if wrong:
@@ -124,8 +152,12 @@ class Pretrained(ModelHubMixin):  # type: ignore[misc]
                 f"{weights} does not fit its config.json: {len(wrong)} tensors are missing, extra "
                 f"or of another shape (first: {wrong[:3]}); copy both files of one model again."
             )
-        model.load_state_dict(state)
+        _module(model).load_state_dict(state)
         return model
+
+
+def _module(model: Pretrained) -> nn.Module:
+    return typing.cast(nn.Module, model)
 
 
 def find_model(name: str | Path, *, part: str = "") -> Path:
@@ -137,13 +169,12 @@ def find_model(name: str | Path, *, part: str = "") -> Path:
     Raises:
         InputError: if nothing of that name is found.
     """
-    bundled = WEIGHTS / str(name)
-    folder = bundled if bundled.is_dir() else Path(name)
+    known = sorted(p.name for p in WEIGHTS.glob("*") if p.is_dir())
+    folder = WEIGHTS / name if str(name) in known else Path(name)
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(name), allow_patterns=list(FILES)))
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-            known = sorted(p.name for p in WEIGHTS.glob("*") if p.is_dir())
             raise InputError(
                 f"no model called {str(name)!r}: it is neither bundled ({', '.join(known)}), nor a "
                 "folder, nor a hub id that can be reached; check the spelling."

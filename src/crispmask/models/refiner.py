@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,13 +15,19 @@ from crispmask.diffusion.categorical import (
     UniformDiffusion,
     image_generators,
 )
-from crispmask.diffusion.samplers import guided, sample_mask
+from crispmask.diffusion.samplers import Denoise, guided, sample_mask
 from crispmask.diffusion.schedules import SCHEDULES
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
-from crispmask.models.segmenters import BaseOutput, as_base_output, as_image, check_same_size
-from crispmask.nn.unet import MaskUNet, MaskUNetConfig
-from crispmask.shapes import Features, Image, Logits, Mask, Probs, Time
+from crispmask.models.segmenters import (
+    BaseOutput,
+    as_base_output,
+    as_image,
+    check_same_size,
+    evaluating,
+)
+from crispmask.nn.unet import MaskUNet, MaskUNetConfig, Stem
+from crispmask.shapes import Image, Logits, Mask, Probs, Time
 
 SMOOTHING = 0.01
 """Share of uniform probability mixed into a base output, so that its logarithm is finite."""
@@ -56,6 +63,15 @@ class RefinerConfig:
 
     def __post_init__(self) -> None:
         k = self.network.num_classes
+        for name, known in (
+            ("conditioning", ("probs", "features")),
+            ("process", ("uniform", "absorbing")),
+            ("schedule", tuple(SCHEDULES)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}."
+                )
         if len(self.class_names) != k:
             raise ValueError(
                 f"class_names has {len(self.class_names)} names, the network {k} classes; "
@@ -89,7 +105,7 @@ class RefinerConfig:
 def condition_channels(
     conditioning: str, num_classes: int, *, stride: int, feature_channels: int = 0
 ) -> int:
-    """Channels of the condition: features, or the image's pixels per state pixel and the classes."""
+    """Channels of the condition: the features, or colours of the pixels and probabilities."""
     if conditioning == "features":
         return feature_channels
     return 3 * stride**2 + num_classes
@@ -104,7 +120,7 @@ class Condition:
         log_base: log-probabilities of the base at the size of the state, b k h/stride w/stride.
     """
 
-    stem: Features
+    stem: Stem
     log_base: Logits
 
 
@@ -120,7 +136,7 @@ class RefinerOutput:
     """
 
     probs: Probs
-    uncertainty: Tensor
+    uncertainty: Float[Tensor, "b h w"]
     trace: tuple[Mask, ...]
     num_calls: int
 
@@ -148,16 +164,22 @@ class MaskRefiner(nn.Module, Pretrained):
             nn.init.zeros_(self.network.classifier.weight)
             assert self.network.classifier.bias is not None
             nn.init.zeros_(self.network.classifier.bias)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def process(self) -> UniformDiffusion | AbsorbingDiffusion:
         """The forward process of this model."""
-        kind = {"uniform": UniformDiffusion, "absorbing": AbsorbingDiffusion}[self.config.process]
-        return kind(self.config.network.num_classes, SCHEDULES[self.config.schedule])
+        classes, schedule = self.config.network.num_classes, SCHEDULES[self.config.schedule]
+        if self.config.process == "absorbing":
+            return AbsorbingDiffusion(classes, schedule)
+        return UniformDiffusion(classes, schedule)
 
     def condition(
-        self, image: Image, base: BaseOutput, *, keep: Tensor | None = None
+        self,
+        image: Image,
+        base: BaseOutput,
+        *,
+        keep: Float[Tensor, "b"] | Bool[Tensor, "b"] | None = None,
     ) -> Condition:
         """What the denoiser is told of an image and its base output.
 
@@ -175,6 +197,12 @@ class MaskRefiner(nn.Module, Pretrained):
                     'this refiner reads the features of its base (conditioning="features"), but '
                     "the base output has none; use its base segmenter, or a refiner with "
                     'conditioning="probs".'
+                )
+            channels = base.features.shape[1]
+            if channels != self.config.feature_channels:
+                raise InputError(
+                    f"this refiner reads {self.config.feature_channels} feature channels, the base "
+                    f"gives {channels}; use the base segmenter that it was trained with."
                 )
             cond = F.interpolate(
                 base.features, size=probs.shape[-2:], mode="bilinear", align_corners=False
@@ -234,36 +262,23 @@ class MaskRefiner(nn.Module, Pretrained):
         pixels = as_image(image).to(device)
         given = as_base_output(base, num_classes=config.network.num_classes)
         given = BaseOutput(
-            probs=given.probs.to(device),
+            probs=given.probs.to(device).float(),
             features=None if given.features is None else given.features.to(device),
         )
         check_same_size(pixels, given)
-        multiple = config.stride * self.network.config.stride
-        padded, (h, w) = pad_to_multiple(pixels, multiple)
-        probs, _ = pad_to_multiple(given.probs, multiple)
-        padded_base = BaseOutput(probs=probs, features=given.features)
+        if names is not None and len(names) != len(pixels):
+            raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
+        padded, padded_base = self._pad(pixels, given)
+        h, w = pixels.shape[-2:]
 
-        with autocast(device):
+        with evaluating(self), autocast(device):
             cond = self.condition(padded, padded_base)
-            if guidance_scale == 1:
-
-                def denoise(x_t: Mask, t: Time) -> Logits:
-                    return self.state_logits(x_t, cond, t)
-            else:
+            none = None
+            if guidance_scale != 1:
                 off = torch.zeros(len(pixels), device=device)
                 none = self.condition(padded, padded_base, keep=off)
-                both = Condition(
-                    stem=torch.cat([cond.stem, none.stem]),
-                    log_base=torch.cat([cond.log_base, none.log_base]),
-                )
-
-                def pair(x_t: Mask, t: Time) -> tuple[Logits, Logits]:
-                    logits = self.state_logits(x_t.repeat(2, 1, 1), both, t.repeat(2))
-                    first, second = logits.chunk(2)
-                    return first, second
-
-                denoise = guided(pair, guidance_scale)
+            denoise = self._bind(cond, none, guidance_scale)
             size = (len(pixels), *cond.log_base.shape[-2:])
             result = sample_mask(
                 self.process,
@@ -292,15 +307,44 @@ class MaskRefiner(nn.Module, Pretrained):
             num_calls=result.num_calls,
         )
 
+    def _pad(self, image: Image, base: BaseOutput) -> tuple[Image, BaseOutput]:
+        """Both with sides that `condition` takes; features stay where they belong."""
+        config, multiple = self.config, self.network.config.stride
+        padded, (h, w) = pad_to_multiple(image, config.stride * multiple)
+        probs, _ = pad_to_multiple(base.probs, config.stride * multiple)
+        features = base.features
+        if features is not None and config.conditioning == "features":
+            size = (-(-h // config.stride), -(-w // config.stride))
+            features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+            features, _ = pad_to_multiple(features, multiple)
+        return padded, BaseOutput(probs=probs, features=features)
+
+    def _bind(self, cond: Condition, none: Condition | None, guidance_scale: float) -> Denoise:
+        """The denoiser with its conditions; both halves of guidance run as one batch."""
+        if none is None:
+            return lambda x_t, t: self.state_logits(x_t, cond, t)
+        both = Condition(
+            stem=torch.cat([cond.stem, none.stem]),
+            log_base=torch.cat([cond.log_base, none.log_base]),
+        )
+
+        def pair(x_t: Mask, t: Time) -> tuple[Logits, Logits]:
+            logits = self.state_logits(x_t.repeat(2, 1, 1), both, t.repeat(2))
+            first, second = logits.chunk(2)
+            return first, second
+
+        return guided(pair, guidance_scale)
+
 
 def log_smoothed(probs: Probs) -> Logits:
     """Logarithm of the probabilities after mixing in `SMOOTHING` of the uniform distribution."""
     return torch.log((1 - SMOOTHING) * probs + SMOOTHING / probs.shape[1])
 
 
-def entropy(probs: Probs) -> Tensor:
-    """Entropy per pixel over its maximum log(k): 0 is certain, 1 is a guess, b h w."""
-    return torch.special.entr(probs).sum(1).clamp(min=0) / math.log(probs.shape[1])
+def entropy(probs: Probs) -> Float[Tensor, "b h w"]:
+    """Entropy per pixel over its maximum log(k): 0 is certain, 1 is a guess."""
+    nats: Tensor = torch.special.entr(probs).sum(1)
+    return (nats / math.log(probs.shape[1])).clamp(0, 1)
 
 
 def autocast(device: torch.device) -> torch.autocast:

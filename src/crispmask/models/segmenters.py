@@ -1,6 +1,9 @@
 """What a segmenter answers, whatever it is, and a small segmenter of our own."""
 
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +19,10 @@ from crispmask.data.transforms import pad_to_multiple
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
 from crispmask.nn.fpn import FPN, FPNConfig
-from crispmask.shapes import IGNORE, Features, Image, Logits, Mask, Probs
+from crispmask.shapes import IGNORE, Image, Logits, Mask, Probs
+
+BaseFeatures = Float[Tensor, "b c f_h f_w"]
+"""Feature maps behind a base output, smaller than the image."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class BaseOutput:
     """
 
     probs: Probs
-    features: Features | None = None
+    features: BaseFeatures | None = None
 
     @property
     def labels(self) -> Mask:
@@ -110,22 +116,21 @@ def as_base_output(base: Any, *, num_classes: int) -> BaseOutput:
         classes = base.probs.shape[1]
         if classes != num_classes:
             raise InputError(f"the model has {num_classes} classes, the base gives {classes}.")
+        _check_finite(base.probs, "probabilities")
         return base
     if isinstance(base, str | Path):
         return as_base_output(_read(Path(base), num_classes), num_classes=num_classes)
     if hasattr(base, "logits"):
         return as_base_output(base.logits, num_classes=num_classes)
-    values = torch.as_tensor(np.asarray(base) if not isinstance(base, Tensor) else base)
+    values = _as_tensor(base)
     if values.numel() == 0:
         raise InputError(f"the base output is empty, its shape is {tuple(values.shape)}.")
-    if values.dtype == torch.bool:
-        values = values.long()
     if not values.is_floating_point():
         if values.ndim not in (2, 3):
             raise InputError(
                 f"labels must have shape (h, w) or (batch, h, w), got {tuple(values.shape)}."
             )
-        labels = values.long().view(-1, *values.shape[-2:])
+        labels = values.long().reshape(-1, *values.shape[-2:])
         return BaseOutput.from_labels(labels, num_classes=num_classes)
     if values.ndim not in (3, 4) or values.shape[-3] != num_classes:
         raise InputError(
@@ -133,11 +138,28 @@ def as_base_output(base: Any, *, num_classes: int) -> BaseOutput:
             f"{num_classes}, h, w) for this model's {num_classes} classes, got "
             f"{tuple(values.shape)}."
         )
-    values = values.float().view(-1, *values.shape[-3:])
+    values = values.float().reshape(-1, *values.shape[-3:])
     _check_finite(values, "probabilities or logits")
     if values.min() < 0 or values.max() > 1 + 1e-3:
         return BaseOutput.from_logits(values)
     return BaseOutput.from_probs(values)
+
+
+def _as_tensor(base: Any) -> Tensor:
+    if isinstance(base, Tensor):
+        values = base
+    else:
+        array = np.asarray(base)
+        if array.dtype.kind not in "biuf":
+            raise InputError(
+                "a base output must be labels, probabilities or logits: an array or tensor of "
+                f"numbers, a BaseOutput, a model output or a path; got {type(base).__name__} "
+                f"of {array.dtype}."
+            )
+        values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    if values.is_complex():
+        raise InputError(f"a base output must be real numbers, got {values.dtype}.")
+    return values
 
 
 def _read(path: Path, num_classes: int) -> Tensor | np.ndarray[Any, Any]:
@@ -145,10 +167,19 @@ def _read(path: Path, num_classes: int) -> Tensor | np.ndarray[Any, Any]:
         return read_mask(path, num_classes)
     try:
         loaded = np.load(path, allow_pickle=False)
-        array = loaded if path.suffix == ".npy" else loaded[loaded.files[0]]
-    except (OSError, ValueError, IndexError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as a NumPy array: {error}") from error
-    return np.asarray(array)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return np.asarray(loaded[loaded.files[0]])
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{path} cannot be read as a NumPy array of numbers ({error}); it is missing, damaged "
+            "or empty: write it again with numpy.save."
+        ) from error
+
+
+_UNREADABLE = (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for files that it cannot read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +206,18 @@ class SegmenterConfig:
             raise ValueError(f"scale must lie in (0, 4], got {self.scale}.")
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is back in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 class FPNSegmenter(nn.Module, Pretrained):
     """EfficientNet-Lite0 with a feature pyramid, called on images of any size."""
 
@@ -185,9 +228,9 @@ class FPNSegmenter(nn.Module, Pretrained):
         super().__init__()
         self.config = config
         self.network = FPN(config.network)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def logits(self, image: Image) -> tuple[Logits, Features]:
+    def logits(self, image: Image) -> tuple[Logits, BaseFeatures]:
         """Logits at the size of ``image`` (differentiable) and the stride-4 features."""
         h, w = image.shape[-2:]
         x = image
@@ -207,10 +250,8 @@ class FPNSegmenter(nn.Module, Pretrained):
     @torch.inference_mode()
     def forward(self, image: Image) -> BaseOutput:
         """Probabilities at the size of ``image``, with features; batch norm is never updated."""
-        training = self.training
-        self.eval()
-        logits, features = self.logits(image)
-        self.train(training)
+        with evaluating(self):
+            logits, features = self.logits(image)
         return BaseOutput(probs=logits.softmax(1), features=features)
 
 
@@ -244,14 +285,20 @@ def as_image(image: Any) -> Float[Tensor, "b 3 h w"]:
     if isinstance(image, str | Path):
         return read_image(Path(image))[None]
     if isinstance(image, PILImage.Image):
+        if image.mode == "F" or image.mode.startswith("I"):
+            raise InputError(
+                f"a PIL image must have 8 bits per channel, got mode {image.mode}; give its path, "
+                "or an array of floats in [0, 1]."
+            )
         image = np.asarray(image.convert("RGB"))
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3:
             raise InputError(f"an image array must have shape (h, w, 3), got {image.shape}.")
-        image = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0)
+        image = torch.from_numpy(np.array(image)).movedim(-1, 0)
     if not isinstance(image, Tensor):
         raise InputError(
-            f"an image must be a path, a PIL image, an array or a tensor, got {type(image).__name__}."
+            "an image must be a path, a PIL image, an array or a tensor, got "
+            f"{type(image).__name__}."
         )
     values = image if image.ndim == 4 else image[None]
     if values.ndim != 4 or values.shape[1] != 3 or 0 in values.shape:
@@ -259,17 +306,12 @@ def as_image(image: Any) -> Float[Tensor, "b 3 h w"]:
             f"an image tensor must have shape (3, h, w) or (batch, 3, h, w), got "
             f"{tuple(image.shape)}."
         )
-    if not values.is_floating_point():
-        return values.float() / 255
-    values = values.float()
+    scale = 1 if values.is_floating_point() else 255
+    values = values.float() / scale
     if not torch.isfinite(values).all() or values.min() < -1e-3 or values.max() > 1 + 1e-3:
         raise InputError(
-            f"image values must lie in [0, 1], got {values.min().item():.3g} to "
-            f"{values.max().item():.3g}; divide 8-bit values by 255."
+            "image values must lie in [0, 1], or 0 to 255 if they are integers, got "
+            f"{scale * values.min().item():.3g} to {scale * values.max().item():.3g}; "
+            "divide by the largest value there can be."
         )
     return values
-
-
-def class_names_of(num_classes: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Names as given, or "class 0", "class 1", ..."""
-    return tuple(names) if names else tuple(f"class {i}" for i in range(num_classes))

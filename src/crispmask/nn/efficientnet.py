@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.shapes import Features, Image
+from crispmask.shapes import Image
 
 # repeats, kernel, stride, expansion, channels of each stage (table 1 of the paper)
 STAGES = (
@@ -99,7 +100,7 @@ class EfficientNetLite0(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, image: Image) -> list[Features]:
+    def forward(self, image: Image) -> list[Float[Tensor, "b _ _ _"]]:
         """Maps with 24, 40, 112 and 320 channels; height and width must divide by 32."""
         x = self.stem((image - self.mean) / self.std)
         maps = []
@@ -116,7 +117,8 @@ def load_imagenet(encoder: EfficientNetLite0, path: Path) -> None:
     The file is read as tensors only. Its classifier is left out.
 
     Raises:
-        RuntimeError: if a tensor of the encoder has no counterpart of its shape in the file.
+        KeyError: if the file lacks a tensor.
+        RuntimeError: if a tensor of the file has another shape.
     """
     source = torch.load(path, map_location="cpu", weights_only=True)
     names = {"stem.0": "_conv_stem", "stem.1": "_bn0"}

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.nn.efficientnet import LEVEL_CHANNELS, EfficientNetLite0
-from crispmask.shapes import Features, Image, Logits
+from crispmask.shapes import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,9 @@ class FPN(nn.Module):
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(width, config.num_classes, 1)
 
-    def forward(self, image: Image) -> tuple[Logits, Features]:
+    def forward(
+        self, image: Image
+    ) -> tuple[Float[Tensor, "b k h//4 w//4"], Float[Tensor, "b c h//4 w//4"]]:
         """Logits and features, both at a quarter of the image's size (sides divide by 32)."""
         maps: list[Tensor] = self.encoder(image)
         top = maps[-1]

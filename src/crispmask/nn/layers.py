@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
         self.second = Modulated(c_out, c_out)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
-    def forward(self, x: Features, time: Float[Tensor, "b d"]) -> Features:
+    def forward(self, x: Features, time: Float[Tensor, "b d"]) -> Float[Tensor, "b c_out h w"]:
         scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)  # b c 1 1
         y: Tensor = self.second(self.first(x, (scale, shift)))
         shortcut: Tensor = self.shortcut(x)

@@ -1,13 +1,19 @@
 """The denoiser: a noisy mask, a condition and a time in, logits of the clean mask out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.nn.layers import Attention, LinearAttention, ResidualBlock, time_embedding
 from crispmask.shapes import Features, Logits, Mask, Time
+
+Stem = Float[Tensor, "b d n_h n_w"]
+"""The condition after the first layer; a position covers ``patch_size`` pixels each way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,9 @@ def paper(num_classes: int, *, cond_channels: int = 256, width: int = 256) -> Ma
 class Level(nn.Module):
     """Residual blocks, attention and a change of size."""
 
-    def __init__(self, blocks: list[ResidualBlock], attention: nn.Module, resize: nn.Module):
+    def __init__(
+        self, blocks: list[ResidualBlock], attention: nn.Module, resize: nn.Module
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attention = attention
@@ -156,7 +164,7 @@ class MaskUNet(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(hidden, config.num_classes * patch**2, 1)
 
-    def condition(self, cond: Features) -> Features:
+    def condition(self, cond: Features) -> Stem:
         """The condition's share of the stem, to be computed once and passed to every call.
 
         Raises:
@@ -173,7 +181,7 @@ class MaskUNet(nn.Module):
         stem: Tensor = self.stem(patches.contiguous(memory_format=torch.channels_last))
         return stem
 
-    def forward(self, x_t: Mask, stem: Features, t: Time) -> Logits:
+    def forward(self, x_t: Mask, stem: Stem, t: Time) -> Logits:
         """Logits of the clean mask, given ``stem = condition(cond)``."""
         config = self.config
         x = stem
@@ -184,19 +192,19 @@ class MaskUNet(nn.Module):
             t = torch.zeros_like(t)  # the control knows neither mask nor time
         time = self.time(time_embedding(t, config.widths[0], scale=config.time_scale))  # b d
         start, skips = x, []
-        for level in self.down:
-            for i, block in enumerate(level.blocks):  # type: ignore[union-attr,arg-type]
+        for level in cast(Iterable[Level], self.down):
+            for i, block in enumerate(level.blocks):
                 x = block(x, time)
                 if i == config.depth - 1:
-                    x = level.attention(x)  # type: ignore[operator,union-attr]
+                    x = level.attention(x)
                 skips.append(x)
-            x = level.resize(x)  # type: ignore[operator,union-attr]
+            x = level.resize(x)
         x = self.middle_out(self.middle_attention(self.middle_in(x, time)), time)
-        for level in self.up:
-            for block in level.blocks:  # type: ignore[union-attr]
+        for level in cast(Iterable[Level], self.up):
+            for block in level.blocks:
                 x = block(torch.cat([x, skips.pop()], dim=1), time)
-            x = level.attention(x)  # type: ignore[operator,union-attr]
-            x = level.resize(x)  # type: ignore[operator,union-attr]
+            x = level.attention(x)
+            x = level.resize(x)
         x = self.final(torch.cat([x, start], dim=1), time)
         logits: Tensor = self.classifier(self.dropout(self.head(x)))
         return F.pixel_shuffle(logits, config.patch_size)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,7 +64,8 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
     )
     model = cast(nn.Module, task.objective.model)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), betas=config.betas)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=ema)
     average.to(accelerator.device)
     objective, optimizer = accelerator.prepare(task.objective, optimizer)
     if config.track:
@@ -98,8 +98,8 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
             value, done = loss.item(), step + 1
             if not math.isfinite(value):
                 raise InputError(
-                    f"the loss is {value} at step {step}; lower the learning rate "
-                    f"(now {config.learning_rate}) and resume from the last checkpoint."
+                    f"the loss is {value} at step {step}; start again in a new folder with a "
+                    f"learning rate below {config.learning_rate}."
                 )
             record = {"step": step, "loss": value}
             if done % config.eval_every == 0 or done == config.steps:
@@ -115,7 +115,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
             bar.update(row, completed=done, loss=value)
     if config.track:
         accelerator.end_training()
-    return cast(nn.Module, average.module)
+    return average.module
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
@@ -128,7 +128,7 @@ def save_checkpoint(
     folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Any
 ) -> None:
     """Write everything a run needs to go on, as tensors, and swap it in."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -148,19 +148,23 @@ def save_checkpoint(
 
 def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimizer: Any) -> int:
     """Restore what `save_checkpoint` wrote; returns the number of steps done."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():  # stopped between the two moves of a swap
+        old.replace(folder)
     try:
         step = int(json.loads((folder / "step.json").read_text())["step"])
         tensors = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"cannot resume: {folder} holds no readable checkpoint ({error}); start without resume."
+            f"cannot resume: {folder} holds no readable checkpoint ({error}); start again in a new "
+            "folder."
         ) from error
     try:
         model.load_state_dict(_part(tensors, "model."))
         average.load_state_dict(_part(tensors, "average."))
     except RuntimeError as error:
         raise InputError(
-            f"cannot resume: {folder} is of a model of another size; start without resume."
+            f"cannot resume: {folder} is of a model of another size; start again in a new folder."
         ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _part(tensors, "optimizer.").items():
