@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -83,6 +83,7 @@ class BoundaryIoU(Metric):
         """
         check_masks(pred, target, self.num_classes)
         width = self.width or ratio_to_width(self.ratio or 0, *target.shape[1:])
+        pred, target = pred.int(), target.int()  # half the memory to walk through
         # A confusion matrix of the bands, with "not in a band" as one more class.
         rest = self.num_classes
         counts = pair_counts(
@@ -106,20 +107,21 @@ def ratio_to_width(ratio: float, height: int, width: int) -> int:
     return max(1, round(ratio * math.hypot(height, width)))
 
 
-def boundary_map(mask: Mask, width: int) -> Bool[Tensor, "b h w"]:
+def boundary_map(mask: Int[Tensor, "b h w"], width: int) -> Bool[Tensor, "b h w"]:
     """Pixels within ``width`` (Chebyshev distance) of another label or of the image's edge.
 
     One map holds the boundaries of all classes: a pixel survives ``width`` erosions of its class
     exactly if the window of side ``2 width + 1`` around it lies in the image and has one label.
     Such a window has one label exactly if each of its 2x2 blocks has, so it is enough to look
-    for a mixed block, first along columns, then along rows.
+    for a mixed block, first along columns, then along rows. And a block has one label if its
+    upper row and its two columns have.
     """
     height, length = mask.shape[1:]
     boundary = torch.ones_like(mask, dtype=torch.bool)
     if min(height, length) > 2 * width:
         down = mask[:, 1:] != mask[:, :-1]  # b h-1 w
-        right = mask[:, :, 1:] != mask[:, :, :-1]  # b h w-1
-        mixed = down[:, :, 1:] | down[:, :, :-1] | right[:, 1:] | right[:, :-1]  # b h-1 w-1
+        right = mask[:, :-1, 1:] != mask[:, :-1, :-1]  # b h-1 w-1
+        mixed = right | down[:, :, :-1] | down[:, :, 1:]  # b h-1 w-1
         mixed = _any_of_next(_any_of_next(mixed, 2 * width, 1), 2 * width, 2)
         boundary[:, width : height - width, width : length - width] = mixed
     return boundary

@@ -77,15 +77,20 @@ class CalibrationError(Metric):
         valid = target != IGNORE
         confidence, label = probs.max(1)  # b h w
         true = probs.gather(1, torch.where(valid, target, 0)[:, None]).squeeze(1)  # b h w
+        nll = -true.clamp(min=_SMALLEST).log()  # b h w
         brier = probs.square().sum(1) - 2 * true + 1  # b h w
-        inner_edges = torch.linspace(0, 1, self.num_bins + 1, device=probs.device)[1:-1]
-        bins = torch.bucketize(confidence[valid], inner_edges)  # n
-        right = (label == target)[valid]  # n
-        self.counts += torch.bincount(bins, minlength=self.num_bins)
-        self.right += torch.bincount(bins[right], minlength=self.num_bins)
-        self.confidence.index_add_(0, bins, confidence[valid].double())
-        self.nll -= true[valid].clamp(min=_SMALLEST).log().sum(dtype=torch.float64)
-        self.brier += brier[valid].sum(dtype=torch.float64)
+        self.nll += torch.where(valid, nll, 0).sum(dtype=torch.float64)
+        self.brier += torch.where(valid, brier, 0).sum(dtype=torch.float64)
+
+        rest = self.num_bins  # one more bin for what does not count
+        inner_edges = torch.linspace(0, 1, rest + 1, device=probs.device)[1:-1]
+        bins = torch.where(valid, torch.bucketize(confidence, inner_edges), rest)  # b h w
+        right = torch.where(label == target, bins, rest)  # b h w
+        self.counts += torch.bincount(bins.flatten(), minlength=rest + 1)[:rest]
+        self.right += torch.bincount(right.flatten(), minlength=rest + 1)[:rest]
+        sums = self.confidence.new_zeros(rest + 1)
+        sums.index_add_(0, bins.flatten(), confidence.flatten().double())
+        self.confidence += sums[:rest]
 
     def compute(self) -> CalibrationScores:
         """Scores of everything added so far; NaN where nothing was."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -61,6 +61,7 @@ class ConfusionMatrix(Metric):
             InputError: if the two do not have one size, or a label is not a class.
         """
         check_masks(pred, target, self.num_classes)
+        pred, target = pred.int(), target.int()  # half the memory to walk through
         self.counts += pair_counts(pred, target, self.num_classes, valid=target != IGNORE)
 
     def compute(self) -> Scores:
@@ -81,7 +82,11 @@ class ConfusionMatrix(Metric):
 
 
 def pair_counts(
-    pred: Mask, target: Mask, num_classes: int, *, valid: Bool[Tensor, "b h w"]
+    pred: Int[Tensor, "b h w"],
+    target: Int[Tensor, "b h w"],
+    num_classes: int,
+    *,
+    valid: Bool[Tensor, "b h w"],
 ) -> Int64[Tensor, "k k"]:
     """Number of ``valid`` pixels per (true class, predicted class)."""
     dump = num_classes**2  # one more bin for the rest: faster than selecting pixels
