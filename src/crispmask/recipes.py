@@ -29,7 +29,7 @@ def camvid_refiner() -> RefinerTrainConfig:
     return RefinerTrainConfig(
         data="camvid",
         base="runs/camvid-base",
-        loop=LoopConfig(steps=1000, learning_rate=1.5e-3),
+        loop=LoopConfig(steps=700, learning_rate=1.5e-3, eval_every=350, save_every=350),
         augment=AugmentConfig(crop=(192, 256), scale=(0.6, 1.6)),
     )
 
@@ -44,9 +44,11 @@ def earth_base() -> SegmenterTrainConfig:
     return SegmenterTrainConfig(
         data="earth",
         loop=LoopConfig(
-            steps=900, learning_rate=1e-3, ema_decay=0.99, eval_every=300, save_every=300
+            steps=300, learning_rate=1e-3, ema_decay=0.98, eval_every=150, save_every=150
         ),
-        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
+        augment=AugmentConfig(
+            crop=(128, 128), scale=(0.8, 1.8), brightness=0.3, contrast=0.3, saturation=0.3
+        ),
     )
 
 
@@ -55,7 +57,8 @@ def earth_refiner() -> RefinerTrainConfig:
     return RefinerTrainConfig(
         data="earth",
         base="runs/earth-base",
-        loop=LoopConfig(steps=1000, learning_rate=1.5e-3),
+        fold_bases=tuple(f"runs/earth-base-fold-{i}" for i in range(5)),
+        loop=LoopConfig(steps=700, learning_rate=1.5e-3, eval_every=350, save_every=350),
         augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
     )
 

@@ -7,6 +7,7 @@ is fifteen years older than the labels, and a classifier made the labels, at 5.6
 """
 
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,9 @@ Drawn once by `scripts/build_earth.py`, so that the splits are alike in regions 
 _LETTER = {"train": "t", "val": "v", "test": "e"}
 
 
-def tile_window(row: int, column: int) -> tuple[slice, slice]:
-    """Pixels of a tile in picture and class map."""
-    y, x = TOP + row * TILE, column * TILE
+def tile_window(row: float, column: float) -> tuple[slice, slice]:
+    """Pixels of a tile in picture and class map; half a row or column is half a tile."""
+    y, x = TOP + int(row * TILE), int(column * TILE)
     return slice(y, y + TILE), slice(x, x + TILE)
 
 
@@ -109,17 +110,23 @@ class EarthDataset(Dataset[Sample]):
         self._windows: list[tuple[slice, slice]] = []
         self.names: list[str] = []
         self.blocks: list[str] = []
-        for row in range(TILE_ROWS):
-            for column in range(TILE_COLUMNS):
-                if SPLIT_OF_BLOCK[row // BLOCK][column // BLOCK] != _LETTER[split]:
-                    continue
-                window = tile_window(row, column)
-                tile = _classes()[window].flatten()
-                counts = torch.bincount(tile, minlength=len(EARTH_CLASSES))
-                if accepted(counts.numpy()):
-                    self._windows.append(window)
-                    self.names.append(f"r{row:02d}c{column:02d}")
-                    self.blocks.append(f"b{row // BLOCK}-{column // BLOCK:02d}")
+        for i, letters in enumerate(SPLIT_OF_BLOCK):
+            for j, letter in enumerate(letters):
+                if letter == _LETTER[split]:
+                    self._add_block(i, j, step=0.5 if split == "train" else 1)
+
+    def _add_block(self, i: int, j: int, *, step: float) -> None:
+        """Accepted tiles inside a block, at every ``step`` tiles."""
+        places = [k * step for k in range(int((BLOCK - 1) / step) + 1)]
+        for row, column in product(places, places):
+            row, column = i * BLOCK + row, j * BLOCK + column
+            window = tile_window(row, column)
+            tile = _classes()[window].flatten()
+            if accepted(torch.bincount(tile, minlength=len(EARTH_CLASSES)).numpy()):
+                self._windows.append(window)
+                name = f"r{row:02g}c{column:02g}" if step == 1 else f"r{row:04.1f}c{column:04.1f}"
+                self.names.append(name)
+                self.blocks.append(f"b{i}-{j:02d}")
 
     def __len__(self) -> int:
         return len(self.names)

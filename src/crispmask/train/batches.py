@@ -1,6 +1,6 @@
 """Crops for training, from a data set that is held in memory as bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,21 +46,36 @@ def store(data: Dataset[Sample]) -> list[Stored]:
 
 
 def with_base(
-    data: Sequence[Stored], base: FPNSegmenter, *, conditioning: str, stride: int
+    data: Sequence[Stored], bases: Sequence[FPNSegmenter], *, conditioning: str, stride: int
 ) -> tuple[list[Stored], float]:
-    """The data with what the frozen base says of each image, and the base's mIoU on it.
+    """The data with what a frozen base says of each image, and the bases' mIoU on it.
 
     Kept are its probabilities at the stride of the state, or its features.
+
+    Args:
+        data: the training images.
+        bases: the base for each image.
+        conditioning: "probs" or "features".
+        stride: of the state.
     """
-    score = ConfusionMatrix(base.config.network.num_classes)
+    score = ConfusionMatrix(bases[0].config.network.num_classes)
     stored = []
-    for item in track(data, description="running the base", transient=True):
+    pairs = list(zip(data, bases, strict=True))
+    for item, base in track(pairs, description="running the base", transient=True):
         output = base(item.image[None].float() / 255)
         score.update(output.labels, item.mask[None].long())
         maps = output.features if conditioning == "features" else F.avg_pool2d(output.probs, stride)
         assert maps is not None
         stored.append(Stored(item.image, item.mask, maps[0].half().contiguous()))
     return stored, score.compute().miou
+
+
+def folds_of(data: Dataset[Sample], folds: int) -> list[int]:
+    """The fold of each image: whole blocks of the data set, or runs of ten neighbours, in turn."""
+    count = len(data)  # type: ignore[arg-type]
+    groups: Sequence[Hashable] = getattr(data, "blocks", None) or [i // 10 for i in range(count)]
+    order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    return [order[group] % folds for group in groups]
 
 
 def draw(

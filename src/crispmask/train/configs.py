@@ -21,7 +21,8 @@ class LoopConfig:
         clip_norm: largest norm of the gradient.
         seed: of weights, crops and noise.
         eval_every: steps between evaluations on the validation split.
-        eval_images: images of the validation split used for these evaluations; 0 takes all.
+        eval_images: about how many images of the validation split, evenly spread, are used for
+            these evaluations and for the scores of the card; 0 takes all.
         save_every: steps between checkpoints.
         track: write TensorBoard events (needs extra "tensorboard").
     """
@@ -61,7 +62,7 @@ class SegmenterTrainConfig:
         scale: factor by which images are resized before the network sees them.
         channels: width of the feature pyramid.
         imagenet: start the encoder from ImageNet weights (needs extra "train-base").
-        init: folder of a trained segmenter to go on from, instead.
+        init: folder of a trained segmenter to go on from, instead; its scale and channels hold.
     """
 
     data: str
@@ -71,6 +72,15 @@ class SegmenterTrainConfig:
     channels: int = 64
     imagenet: bool = True
     init: str | None = None
+    folds: int = 0
+    fold: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds and not (self.folds >= 2 and 0 <= self.fold < self.folds):
+            raise ValueError(
+                f"folds must be at least 2 and fold one of 0 to folds - 1, got fold {self.fold} "
+                f"of {self.folds}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,9 @@ class RefinerTrainConfig:
     Attributes:
         data: "earth", "camvid:FOLDER", or a folder with train/, val/ and classes.txt.
         base: bundled name or folder of the trained base segmenter.
+        fold_bases: folders of bases that were trained without fold 0, 1, ...; each training image
+            is then shown with the output of the base that has not seen it. Needed where the
+            base is much better on its training images than on others; at least 5.
         loop: steps and rates, of both stages together.
         augment: crops and colours; crop sides in pixels of the image.
         conditioning: "probs" (any segmenter) or "features" (the paper).
@@ -104,6 +117,7 @@ class RefinerTrainConfig:
     base: str
     loop: LoopConfig
     augment: AugmentConfig
+    fold_bases: tuple[str, ...] = ()
     conditioning: Literal["probs", "features"] = "probs"
     stride: int = 2
     process: Literal["uniform", "absorbing"] = "uniform"

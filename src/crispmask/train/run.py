@@ -18,10 +18,13 @@ from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfi
 from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.train.batches import Stored, draw, store, with_base
+from crispmask.train.batches import Stored, draw, folds_of, store, with_base
 from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
 from crispmask.train.loop import Task, fit
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
+
+LARGEST_GAP = 0.05
+"""mIoU by which a base may be better on its training images before folds are needed."""
 
 
 def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
@@ -39,6 +42,9 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     start = time.monotonic()
     train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
     stored, held_out = store(train_set), store(val_set)
+    if isinstance(config, SegmenterTrainConfig) and config.folds:
+        folds = folds_of(train_set, config.folds)
+        stored = [item for item, fold in zip(stored, folds, strict=True) if fold != config.fold]
     if config.loop.eval_images:  # spread over the split
         step = max(1, len(held_out) // config.loop.eval_images)
         few = held_out[::step]
@@ -50,7 +56,9 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
         if isinstance(config, SegmenterTrainConfig):
             task, more = _segmenter_task(config, stored, few, train_set.class_names)
         else:
-            task, more = _refiner_task(config, stored, few, train_set.class_names)
+            count = max(len(config.fold_bases), 1)
+            folds = folds_of(train_set, count)
+            task, more = _refiner_task(config, stored, folds, few, train_set.class_names)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
     model = cast(FPNSegmenter | MaskRefiner, fit(task, config.loop, output, resume=resume))
@@ -67,6 +75,7 @@ def _segmenter_task(
 ) -> tuple[Task, dict[str, Any]]:
     if config.init:
         model = FPNSegmenter.from_pretrained(config.init)
+        _check_classes(model, names, config.init)
     else:
         network = FPNConfig(num_classes=len(names), channels=config.channels)
         model = FPNSegmenter(
@@ -95,17 +104,20 @@ def _segmenter_task(
 
 
 def _refiner_task(
-    config: RefinerTrainConfig, stored: list[Stored], few: list[Stored], names: tuple[str, ...]
+    config: RefinerTrainConfig,
+    stored: list[Stored],
+    folds: list[int],
+    few: list[Stored],
+    names: tuple[str, ...],
 ) -> tuple[Task, dict[str, Any]]:
     base = FPNSegmenter.from_pretrained(config.base)
-    if base.config.class_names != tuple(names):
-        raise InputError(
-            f"the base {config.base} knows the classes {', '.join(base.config.class_names)}, the "
-            f"data {', '.join(names)}; train a base on this data first."
-        )
-    base.requires_grad_(False)
+    _check_classes(base, names, config.base)
+    parts = [FPNSegmenter.from_pretrained(folder) for folder in config.fold_bases] or [base]
     seen, train_miou = with_base(
-        stored, base, conditioning=config.conditioning, stride=config.stride
+        stored,
+        [parts[fold] for fold in folds],
+        conditioning=config.conditioning,
+        stride=config.stride,
     )
     features = base.config.network.channels if config.conditioning == "features" else 0
     k = len(names)
@@ -134,14 +146,16 @@ def _refiner_task(
             condition_dropout=config.condition_dropout,
         )
     )
+    multiple = config.stride * network.stride
+    if any(side % multiple for side in config.augment.crop):
+        h, w = config.augment.crop
+        raise InputError(f"sides of augment.crop must be multiples of {multiple}, got {h}x{w}.")
     outputs = [base(item.image[None].float() / 255) for item in few]
     score = ConfusionMatrix(k)
     for item, output in zip(few, outputs, strict=True):
         score.update(output.labels, item.mask[None].long())
     val_miou = score.compute().miou
-    outputs = [
-        BaseOutput(probs=o.probs.half(), features=o.features) for o in outputs
-    ]
+    outputs = [BaseOutput(probs=o.probs.half(), features=o.features) for o in outputs]
 
     def evaluate(candidate: nn.Module) -> dict[str, float]:
         refiner = cast(MaskRefiner, candidate).eval()
@@ -159,7 +173,22 @@ def _refiner_task(
         draw=lambda g: draw(seen, config.augment, batch_size=batch_size, generator=g),
         evaluate=evaluate,
     )
-    return task, {"base_train_miou": train_miou, "base_val_miou": val_miou}
+    gap = train_miou - val_miou
+    print(f"base on the training images {train_miou:.3f} mIoU, on validation {val_miou:.3f}")
+    if gap > LARGEST_GAP:
+        print(
+            f"warning: a gap of {gap:.3f}; the refiner will see better base outputs than it will "
+            "meet later. Train bases on folds (--folds 5 --fold i) and name them in fold_bases."
+        )
+    return task, {"base_train_miou": train_miou, "base_val_miou": val_miou, "base_gap": gap}
+
+
+def _check_classes(segmenter: FPNSegmenter, names: tuple[str, ...], source: str) -> None:
+    if segmenter.config.class_names != tuple(names):
+        raise InputError(
+            f"the segmenter {source} knows the classes {', '.join(segmenter.config.class_names)}, "
+            f"the data {', '.join(names)}; train a segmenter on this data first."
+        )
 
 
 def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> None:
@@ -172,7 +201,10 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
         return
     if not resume:
         raise InputError(f"{output} already holds a run; resume it or give a new folder.")
-    before = json.loads(run.read_text())["settings"]
+    try:
+        before = dict(json.loads(run.read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run} cannot be read ({error}); start again in a new folder.") from error
     now = json.loads(json.dumps(settings))
     changed = [k for k in now if before.get(k) != now[k]]
     if changed:
@@ -200,8 +232,10 @@ def _card(config: TrainConfig, model: FPNSegmenter | MaskRefiner, facts: dict[st
         "",
         "| fact | value |",
         "|---|---|",
-        *(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v} |"
-          for k, v in facts.items()),
+        *(
+            f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v} |"
+            for k, v in facts.items()
+        ),
         "",
     ]
     return "\n".join(lines)
