@@ -18,6 +18,7 @@ from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfi
 from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
+from crispmask.provenance import provenance
 from crispmask.train.batches import Stored, draw, folds_of, store, with_base
 from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
 from crispmask.train.loop import Task, fit
@@ -64,6 +65,7 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     model = cast(FPNSegmenter | MaskRefiner, fit(task, config.loop, output, resume=resume))
     scores = task.evaluate(model)
     facts |= more | scores | {"seconds": round(time.monotonic() - start, 1)}
+    facts |= provenance()
     model.save_pretrained(output)
     write_atomic(output / "README.md", _card(config, model, facts))
     write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
