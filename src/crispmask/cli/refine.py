@@ -15,6 +15,7 @@ from crispmask.data.sample import overlay, read_image
 from crispmask.errors import InputError
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import as_base_output, check_same_size
+from crispmask.predict import refine_windows
 
 BASE_SUFFIXES = (*LABEL_SUFFIXES, ".npy", ".npz")
 
@@ -77,12 +78,13 @@ def refine(args: RefineArguments) -> int:
     for image_path, base_path in track(pairs, "refining", console=console):
         name = image_path.stem
         image = read_image(image_path)
-        out = refiner(
-            image,
+        out = refine_windows(
+            refiner,
+            image[None],
             as_base_output(base_path, num_classes=len(class_names)),
             num_inference_steps=args.num_inference_steps,
             seed=args.seed,
-            names=[name],
+            name=name,
         )
         labels = out.labels[0]
         write_labels(labels, args.output / "labels" / f"{name}.png")

@@ -1,0 +1,168 @@
+"""The commands do their job: files appear, numbers come out, runs repeat."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crispmask.cli import main
+from crispmask.data.sample import read_image, read_mask
+from crispmask.models.checkpoint import WEIGHTS
+from crispmask.models.refiner import MaskRefiner
+
+needs_weights = pytest.mark.skipif(
+    not (WEIGHTS / "earth-small").is_dir(), reason="the weights earth-small are not bundled"
+)
+
+
+def run(*words: str | Path) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A folder of three scenes with images/, labels/ and scores/."""
+    rng = np.random.default_rng(0)
+    for part in ("images", "labels", "scores"):
+        (tmp_path / part).mkdir()
+    for name, (h, w) in {"a": (40, 32), "b": (33, 47), "c": (40, 32)}.items():
+        pixels = rng.integers(0, 256, (h, w, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+        mask = (np.arange(h)[:, None] * 3 // h + np.zeros((1, w))).astype(np.uint8)
+        mask[:3, :3] = 255
+        Image.fromarray(mask).save(tmp_path / "labels" / f"{name}.png")
+        np.save(tmp_path / "scores" / f"{name}.npy", rng.normal(size=(3, h, w)).astype("f4"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--help"], *([*c.split(), "--help"] for c in ("demo", "refine", "train", "evaluate"))],
+    ids=" ".join,
+)
+def test_help_shows_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run(*words)
+    text = capsys.readouterr().out
+    assert "crispmask" in text
+    assert "xample" in text
+
+
+def test_the_installed_command_fails_in_one_sentence() -> None:
+    command = [str(Path(sys.executable).with_name("crispmask")), "data", "check", "no-such-folder"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "no-such-folder" in done.stderr
+
+
+def test_refine_writes_what_the_refiner_says(tiny_models: Path, scenes: Path) -> None:
+    image, base, output = scenes / "images" / "b.png", scenes / "labels" / "b.png", scenes / "out"
+    words = ["--model", tiny_models, "--output", output, "--num-inference-steps", "3"]
+    run("refine", image, "--base", base, *words, "--seed", "7", "--uncertainty")
+    refiner = MaskRefiner.from_pretrained(tiny_models)
+    expected = refiner(image, base, num_inference_steps=3, seed=7, names=["b"])
+    assert torch.equal(read_mask(output / "labels" / "b.png"), expected.labels[0])
+    assert read_image(output / "overlays" / "b.png").shape == (3, 33, 47)
+    written = torch.from_numpy(np.array(Image.open(output / "uncertainty" / "b.png"))).float() / 255
+    torch.testing.assert_close(written, expected.uncertainty[0], atol=0.003, rtol=0)
+    assert {path.name for path in output.rglob("*.*")} == {"b.png"}
+
+
+@pytest.mark.parametrize("kind", ["labels", "scores", "npz"])
+def test_refine_matches_folders_by_name(tiny_models: Path, scenes: Path, kind: str) -> None:
+    bases = scenes / kind
+    if kind == "npz":
+        bases.mkdir()
+        for path in (scenes / "scores").iterdir():
+            probs = torch.from_numpy(np.load(path)).softmax(0).numpy()
+            np.savez_compressed(bases / f"{path.stem}.npz", probs)
+    words = ["--base", bases, "--model", tiny_models, "--output"]
+    run("refine", scenes / "images", *words, scenes / "all")
+    assert [p.name for p in sorted((scenes / "all" / "labels").iterdir())] == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
+    run("refine", scenes / "images" / "c.png", *words, scenes / "one")
+    together, alone = (read_mask(scenes / o / "labels" / "c.png") for o in ("all", "one"))
+    assert torch.equal(together, alone)
+
+
+def test_evaluate_writes_the_report(
+    tiny_models: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("evaluate", tiny_models, scenes, "--output", scenes / "report", "--json")
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    written = json.loads((scenes / "report" / "report.json").read_text())
+    assert printed == written
+    names = [row["name"] for row in written["rows"]]
+    assert names[0] == "base"
+    assert {"control", "refined, 1 call", "refined, 3 calls", "refined, 10 calls"} <= set(names)
+    assert (scenes / "report" / "report.html").read_text().startswith("<!")
+
+
+def test_evaluate_a_segmenter_alone(
+    tiny_models: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("evaluate", tiny_models / "base", scenes, "--output", scenes / "report", "--limit", "1")
+    assert "base + flip" in capsys.readouterr().out
+
+
+def test_data_check(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("data", "check", scenes)
+    assert "3 images, 3 labels" in capsys.readouterr().out
+    (scenes / "classes.txt").write_text("low\nhigh\n")
+    (scenes / "labels" / "b.png").unlink()
+    assert main(["data", "check", str(scenes)]) == 2
+    captured = capsys.readouterr()
+    assert "3 problems" in captured.err
+    assert "b.png has no label" in captured.out
+    assert "ids from 0 to 1" in captured.out
+
+
+def test_train_a_base_and_a_refiner_and_refine_with_it(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        (scenes / split).mkdir()
+        for part in ("images", "labels"):
+            (scenes / split / part).symlink_to(scenes / part)
+    (scenes / "classes.txt").write_text("low\nmiddle\nhigh\n")
+    short = ["--data", scenes, "--loop.steps", "2", "--loop.batch-size", "2"]
+    short += ["--augment.crop", "32", "32"]
+    base, refiner = scenes / "base", scenes / "refiner"
+    run("train", "earth-base", *short, "--channels", "8", "--no-imagenet", "--output", base)
+    assert str(base) in capsys.readouterr().out
+    settings = json.loads((base / "run.json").read_text())["settings"]
+    assert settings["loop"]["steps"] == 2
+    small = ["--base", base, "--fold-bases", "--widths", "8", "16"]
+    run("train", "earth-refiner", *short, *small, "--output", refiner)
+    words = ["--base", scenes / "labels" / "b.png", "--model", refiner]
+    run("refine", scenes / "images" / "b.png", *words, "--output", scenes / "refined")
+    assert read_mask(scenes / "refined" / "labels" / "b.png").shape == (33, 47)
+
+    capsys.readouterr()
+    again = ["train", "earth-base", *map(str, short), "--output", str(base)]
+    assert main(again) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+@needs_weights
+def test_demo_refines_better_than_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("demo", "--output", tmp_path / "demo", "--json")
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(scores) == {"base", "control", "refined", "seconds"}
+    for row in ("base", "control", "refined"):
+        assert set(scores[row]) == {"miou", "mbiou", "ece"}
+    assert scores["refined"]["miou"] > scores["base"]["miou"]
+    assert scores["refined"]["mbiou"] > scores["base"]["mbiou"]
+    written = {path.relative_to(tmp_path / "demo").parts[0] for path in tmp_path.rglob("*.*")}
+    assert {"labels", "overlays", "report.html", "report.json"} <= written
