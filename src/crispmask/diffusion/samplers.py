@@ -24,8 +24,8 @@ Denoise = Callable[[Mask, Time], Logits]
 Estimate = Literal["argmax", "sample", "soft"]
 """Clean mask in a step: the likeliest, a drawn one, or an average over all.
 
-The draw and the average have the same distribution, pixel by pixel; the average pays for its
-smaller variance of probabilities with an axis of classes.
+A drawn mask and the average give each pixel of the next state the same distribution; the draw is
+cheaper, as its step has no axis of classes.
 """
 
 
