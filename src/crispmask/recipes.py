@@ -30,7 +30,7 @@ def camvid_refiner() -> RefinerTrainConfig:
         data="camvid",
         base="runs/camvid-base",
         loop=LoopConfig(steps=700, learning_rate=1.5e-3, eval_every=350, save_every=350),
-        augment=AugmentConfig(crop=(192, 256), scale=(0.6, 1.6)),
+        augment=AugmentConfig(crop=(160, 192), scale=(0.6, 1.6)),
     )
 
 
@@ -46,9 +46,7 @@ def earth_base() -> SegmenterTrainConfig:
         loop=LoopConfig(
             steps=300, learning_rate=1e-3, ema_decay=0.98, eval_every=150, save_every=150
         ),
-        augment=AugmentConfig(
-            crop=(128, 128), scale=(0.8, 1.8), brightness=0.3, contrast=0.3, saturation=0.3
-        ),
+        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5), hue=0.01),
     )
 
 

@@ -74,6 +74,8 @@ class RefinerObjective(nn.Module):
         probs = batch.maps + 1e-6  # outside the image all classes are equally likely
         probs = probs / probs.sum(1, keepdim=True)
         hard = torch.rand(len(probs), generator=generator) < self.settings.hard_labels
-        one_hot = F.one_hot(probs.argmax(1), k).movedim(-1, 1).to(probs.dtype)
-        probs = torch.where(hard.to(probs.device).view(-1, 1, 1, 1), one_hot, probs)
+        if hard.any():
+            hard = hard.to(probs.device)
+            one_hot = F.one_hot(probs[hard].argmax(1), k).movedim(-1, 1)
+            probs[hard] = one_hot.to(probs.dtype)
         return BaseOutput(probs=probs)
