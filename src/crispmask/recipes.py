@@ -66,6 +66,18 @@ def earth_control() -> RefinerTrainConfig:
     return replace(earth_refiner(), state_input=False)
 
 
+def own_base() -> SegmenterTrainConfig:
+    """EfficientNet-Lite0 + FPN on your own images: ``--data DIR``."""
+    return replace(camvid_base(), data="data", scale=1.0, augment=AugmentConfig(crop=(320, 320)))
+
+
+def own_refiner() -> RefinerTrainConfig:
+    """The refiner on your own images behind ``runs/base``: ``--data DIR --base FOLDER``."""
+    return replace(
+        camvid_refiner(), data="data", base="runs/base", augment=AugmentConfig(crop=(192, 192))
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-refiner": earth_refiner,
@@ -73,4 +85,6 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid-base": camvid_base,
     "camvid-refiner": camvid_refiner,
     "camvid-control": camvid_control,
+    "base": own_base,
+    "refiner": own_refiner,
 }
