@@ -29,7 +29,7 @@ def camvid_refiner() -> RefinerTrainConfig:
     return RefinerTrainConfig(
         data="camvid",
         base="runs/camvid-base",
-        loop=LoopConfig(steps=700, learning_rate=1.5e-3, eval_every=350, save_every=350),
+        loop=LoopConfig(steps=500, learning_rate=1.5e-3, eval_every=250, save_every=250),
         augment=AugmentConfig(crop=(160, 192), scale=(0.6, 1.6)),
     )
 
@@ -56,7 +56,7 @@ def earth_refiner() -> RefinerTrainConfig:
         data="earth",
         base="runs/earth-base",
         fold_bases=tuple(f"runs/earth-base-fold-{i}" for i in range(5)),
-        loop=LoopConfig(steps=700, learning_rate=1.5e-3, eval_every=350, save_every=350),
+        loop=LoopConfig(steps=500, learning_rate=1.5e-3, eval_every=250, save_every=250),
         augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
     )
 
