@@ -24,6 +24,13 @@ def camvid_base() -> SegmenterTrainConfig:
     )
 
 
+def camvid_base_longer() -> SegmenterTrainConfig:
+    """`camvid_base` trained on for as many steps as the refiner takes, each of which costs more."""
+    config = camvid_base()
+    loop = replace(config.loop, steps=500, learning_rate=5e-4, seed=1, eval_every=250)
+    return replace(config, init="runs/camvid-base", loop=loop)
+
+
 def camvid_refiner() -> RefinerTrainConfig:
     """The refiner behind ``runs/camvid-base``."""
     return RefinerTrainConfig(
@@ -83,6 +90,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-refiner": earth_refiner,
     "earth-control": earth_control,
     "camvid-base": camvid_base,
+    "camvid-base-longer": camvid_base_longer,
     "camvid-refiner": camvid_refiner,
     "camvid-control": camvid_control,
     "base": own_base,

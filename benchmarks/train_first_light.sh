@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Trains everything that benchmarks/first_light.py compares; skips what is already there.
+#   bash benchmarks/train_first_light.sh earth            (about 1.5 hours on two cores)
+#   CRISPMASK_DATA=FOLDER bash benchmarks/train_first_light.sh camvid
+set -euo pipefail
+data=$1
+run() { # NAME RECIPE [options]
+  local name=$1
+  shift
+  [ -f "runs/$name/model.safetensors" ] || crispmask train "$@" --output "runs/$name"
+}
+run "$data-base" "$data-base" --loop.eval-images 0
+if [ "$data" = earth ]; then
+  for fold in 0 1 2 3 4; do
+    run "earth-base-fold-$fold" earth-base --folds 5 --fold "$fold" --loop.eval-images 0
+  done
+else
+  run "$data-base-longer" "$data-base-longer"
+fi
+for seed in 0 1 2; do
+  run "$data-refiner-$seed" "$data-refiner" --loop.seed "$seed" --loop.eval-images 20
+  run "$data-control-$seed" "$data-control" --loop.seed "$seed" --loop.eval-images 20
+done
