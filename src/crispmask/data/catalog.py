@@ -58,8 +58,8 @@ def shared_data() -> Path | None:
     return beside if beside.is_dir() else None
 
 
-def camvid(root: Path, split: Literal["train", "val"]) -> FolderDataset:
-    """CamVid (Brostow et al. 2009), 11 classes: ``root/{train,val}/{images,labels}``."""
+def camvid(root: Path, split: Literal["train", "val", "test"]) -> FolderDataset:
+    """CamVid (Brostow et al. 2009), 11 classes: ``root/{train,val,test}/{images,labels}``."""
     folder = Path(root) / split
     return FolderDataset(folder / "images", folder / "labels", class_names=CAMVID_CLASSES)
 

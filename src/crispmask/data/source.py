@@ -31,8 +31,10 @@ def open_split(source: str, split: Split) -> FolderDataset | EarthDataset:
         if not where and shared is None:
             raise InputError("camvid needs its folder: give camvid:FOLDER.")
         root = Path(where) if where else (shared or Path()) / "camvid"
-        if split == "test":
-            raise InputError("camvid is known by its splits train and val; use val.")
+        if not (root / split).is_dir():
+            raise InputError(
+                f"{root} has no folder {split}; camvid needs {split}/images and {split}/labels."
+            )
         return camvid(root, split)
     root = Path(source)
     names = root / "classes.txt"
