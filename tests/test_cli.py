@@ -63,7 +63,14 @@ def test_the_installed_command_fails_in_one_sentence() -> None:
 
 def test_refine_writes_what_the_refiner_says(tiny_models: Path, scenes: Path) -> None:
     image, base, output = scenes / "images" / "b.png", scenes / "labels" / "b.png", scenes / "out"
-    words = ["--model", tiny_models, "--output", output, "--num-inference-steps", "3"]
+    words: list[str | Path] = [
+        "--model",
+        tiny_models,
+        "--output",
+        output,
+        "--num-inference-steps",
+        "3",
+    ]
     run("refine", image, "--base", base, *words, "--seed", "7", "--uncertainty")
     refiner = MaskRefiner.from_pretrained(tiny_models)
     expected = refiner(image, base, num_inference_steps=3, seed=7, names=["b"])
@@ -82,7 +89,7 @@ def test_refine_matches_folders_by_name(tiny_models: Path, scenes: Path, kind: s
         for path in (scenes / "scores").iterdir():
             probs = torch.from_numpy(np.load(path)).softmax(0).numpy()
             np.savez_compressed(bases / f"{path.stem}.npz", probs)
-    words = ["--base", bases, "--model", tiny_models, "--output"]
+    words: list[str | Path] = ["--base", bases, "--model", tiny_models, "--output"]
     run("refine", scenes / "images", *words, scenes / "all")
     assert [p.name for p in sorted((scenes / "all" / "labels").iterdir())] == [
         "a.png",
@@ -134,16 +141,16 @@ def test_train_a_base_and_a_refiner_and_refine_with_it(
         for part in ("images", "labels"):
             (scenes / split / part).symlink_to(scenes / part)
     (scenes / "classes.txt").write_text("low\nmiddle\nhigh\n")
-    short = ["--data", scenes, "--loop.steps", "2", "--loop.batch-size", "2"]
+    short: list[str | Path] = ["--data", scenes, "--loop.steps", "2", "--loop.batch-size", "2"]
     short += ["--augment.crop", "32", "32"]
     base, refiner = scenes / "base", scenes / "refiner"
     run("train", "earth-base", *short, "--channels", "8", "--no-imagenet", "--output", base)
     assert str(base) in capsys.readouterr().out
     settings = json.loads((base / "run.json").read_text())["settings"]
     assert settings["loop"]["steps"] == 2
-    small = ["--base", base, "--fold-bases", "--widths", "8", "16"]
+    small: list[str | Path] = ["--base", base, "--fold-bases", "--widths", "8", "16"]
     run("train", "earth-refiner", *short, *small, "--output", refiner)
-    words = ["--base", scenes / "labels" / "b.png", "--model", refiner]
+    words: list[str | Path] = ["--base", scenes / "labels" / "b.png", "--model", refiner]
     run("refine", scenes / "images" / "b.png", *words, "--output", scenes / "refined")
     assert read_mask(scenes / "refined" / "labels" / "b.png").shape == (33, 47)
 
