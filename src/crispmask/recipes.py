@@ -36,8 +36,11 @@ def camvid_refiner() -> RefinerTrainConfig:
     return RefinerTrainConfig(
         data="camvid",
         base="runs/camvid-base",
-        loop=LoopConfig(steps=500, learning_rate=1.5e-3, eval_every=250, save_every=250),
-        augment=AugmentConfig(crop=(160, 192), scale=(0.6, 1.6)),
+        loop=LoopConfig(
+            steps=500, batch_size=4, learning_rate=1.5e-3, eval_every=250, save_every=250
+        ),
+        augment=AugmentConfig(crop=(240, 320), scale=(0.6, 1.6)),
+        condition_dropout=0.0,
     )
 
 
@@ -65,6 +68,7 @@ def earth_refiner() -> RefinerTrainConfig:
         fold_bases=tuple(f"runs/earth-base-fold-{i}" for i in range(5)),
         loop=LoopConfig(steps=500, learning_rate=1.5e-3, eval_every=250, save_every=250),
         augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
+        condition_dropout=0.0,
     )
 
 
