@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -137,7 +137,7 @@ class RefinerOutput:
 
     probs: Probs
     uncertainty: Float[Tensor, "b h w"]
-    trace: tuple[Mask, ...]
+    trace: tuple[Int64[Tensor, "b _ _"], ...]
     num_calls: int
 
     @property
@@ -307,7 +307,9 @@ class MaskRefiner(nn.Module, Pretrained):
             num_calls=result.num_calls,
         )
 
-    def _pad(self, image: Image, base: BaseOutput) -> tuple[Image, BaseOutput]:
+    def _pad(
+        self, image: Image, base: BaseOutput
+    ) -> tuple[Float[Tensor, "b 3 p_h p_w"], BaseOutput]:
         """Both with sides that `condition` takes; features stay where they belong."""
         config, multiple = self.config, self.network.config.stride
         padded, (h, w) = pad_to_multiple(image, config.stride * multiple)

@@ -10,11 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.data.sample import read_mask
+from crispmask.data.sample import check_ids, read_mask
 from crispmask.data.transforms import pad_to_multiple
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
@@ -43,20 +43,16 @@ class BaseOutput:
         return self.probs.argmax(1)
 
     @classmethod
-    def from_labels(cls, labels: Int[Tensor, "b h w"], *, num_classes: int) -> Self:
+    def from_labels(cls, labels: Integer[Tensor, "b h w"], *, num_classes: int) -> Self:
         """One-hot probabilities; pixels of label 255 are unknown: all classes equally likely.
 
         Raises:
             InputError: if an id is neither a class nor 255.
         """
+        labels = labels.long()
+        check_ids(labels, num_classes, source="the base output")
         known = labels != IGNORE
-        bad = labels[known & ((labels < 0) | (labels >= num_classes))]
-        if bad.numel():
-            raise InputError(
-                f"labels must be class ids 0 to {num_classes - 1} or {IGNORE} for unknown, got "
-                f"{bad[0].item()} at {bad.numel()} pixels; map the labels to the model's classes."
-            )
-        one_hot = F.one_hot(torch.where(known, labels, 0).long(), num_classes).movedim(-1, 1)
+        one_hot = F.one_hot(torch.where(known, labels, 0), num_classes).movedim(-1, 1)
         uniform = torch.full((), 1 / num_classes, device=labels.device)
         return cls(probs=torch.where(known[:, None], one_hot.float(), uniform))
 

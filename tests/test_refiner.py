@@ -1,0 +1,399 @@
+"""MaskRefiner: it starts at its base, counts its calls, and repeats itself."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
+from crispmask.diffusion.schedules import cosine
+from crispmask.errors import InputError
+from crispmask.models.refiner import (
+    SMOOTHING,
+    MaskRefiner,
+    RefinerConfig,
+    RefinerOutput,
+    condition_channels,
+    entropy,
+    log_smoothed,
+)
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
+from crispmask.nn.fpn import FPNConfig
+from crispmask.nn.unet import MaskUNetConfig
+from crispmask.shapes import IGNORE
+
+NAMES = ("land", "water", "cloud")
+
+
+def config(
+    *,
+    conditioning: Literal["probs", "features"] = "probs",
+    process: Literal["uniform", "absorbing"] = "uniform",
+    stride: int = 2,
+    patch_size: int = 1,
+    state_input: bool = True,
+    residual: bool = True,
+) -> RefinerConfig:
+    features = 8 if conditioning == "features" else 0
+    network = MaskUNetConfig(
+        num_classes=3,
+        cond_channels=condition_channels(conditioning, 3, stride=stride, feature_channels=features),
+        num_states=3 + (process == "absorbing"),
+        widths=(8, 16),
+        patch_size=patch_size,
+        state_input=state_input,
+    )
+    return RefinerConfig(
+        class_names=NAMES,
+        network=network,
+        conditioning=conditioning,
+        stride=stride,
+        process=process,
+        residual=residual,
+        feature_channels=features,
+    )
+
+
+def refiner(settings: RefinerConfig | None = None, *, trained: bool = True) -> MaskRefiner:
+    """A refiner whose answer depends on all of its input, or one that was never trained."""
+    torch.manual_seed(0)
+    model = MaskRefiner(settings or config())
+    if trained:
+        nn.init.normal_(model.network.classifier.weight, std=0.5)
+        if model.config.network.state_input:  # heed the state, as a trained network does
+            nn.init.normal_(model.network.stem_state.weight)
+    return model
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.rand(3, 3, 33, 47, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def base(image: Tensor) -> BaseOutput:
+    logits = torch.randn(3, 3, 33, 47, generator=torch.Generator().manual_seed(2))
+    return BaseOutput.from_logits(3 * logits)
+
+
+def same(first: RefinerOutput, second: RefinerOutput) -> bool:
+    return torch.allclose(first.probs, second.probs, atol=1e-5)
+
+
+# the untrained refiner
+
+
+def test_untrained_refiner_gives_its_base(image: Tensor, base: BaseOutput) -> None:
+    model = refiner(trained=False)
+    for steps, scale in ((1, 1.0), (3, 1.0)):
+        output = model(image, base, num_inference_steps=steps, guidance_scale=scale)
+        smoothed = (1 - SMOOTHING) * base.probs + SMOOTHING / 3
+        assert torch.allclose(output.probs, smoothed, atol=1e-6)
+        assert torch.equal(output.labels, base.labels)
+    assert (output.probs - base.probs).abs().max() <= SMOOTHING
+
+
+def test_untrained_refiner_knows_what_it_does_not_know(image: Tensor) -> None:
+    labels = torch.ones(3, 33, 47, dtype=torch.long)
+    labels[:, :10] = IGNORE
+    output = refiner(trained=False)(image, labels)
+    assert torch.equal(output.labels[:, 10:], labels[:, 10:])
+    assert torch.allclose(output.uncertainty[:, :10], torch.ones(()), atol=1e-6)
+    assert output.uncertainty.max() <= 1
+    assert output.uncertainty[:, 10:].max() < 0.06
+
+
+# calls
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_steps_are_calls(image: Tensor, base: BaseOutput, steps: int, scale: float) -> None:
+    model = refiner()
+    sizes: list[int] = []
+    model.network.register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
+    output = model(
+        image, base, num_inference_steps=steps, guidance_scale=scale, eta=0.5, keep_trace=True
+    )
+    assert sizes == [3 if scale == 1 else 6] * steps  # guidance doubles the batch
+    assert output.num_calls == steps
+    assert [tuple(mask.shape) for mask in output.trace] == [(3, 18, 24)] * steps
+    assert model(image, base, num_inference_steps=steps).trace == ()
+
+
+def test_stem_is_computed_once(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    count: list[int] = []
+    model.network.stem.register_forward_hook(lambda *_: count.append(1))
+    model(image, base, num_inference_steps=4)
+    assert len(count) == 1
+
+
+def test_output_is_a_distribution(image: Tensor, base: BaseOutput) -> None:
+    output = refiner()(image, base, num_inference_steps=2)
+    assert output.probs.shape == (3, 3, 33, 47)
+    assert torch.allclose(output.probs.sum(1), torch.ones(3, 33, 47), atol=1e-5)
+    assert torch.equal(output.labels, output.probs.argmax(1))
+    assert output.uncertainty.shape == (3, 33, 47)
+    assert output.uncertainty.min() >= 0
+    assert not torch.equal(output.labels, base.labels)
+
+
+def test_entropy_is_normalised() -> None:
+    probs = torch.tensor([[1.0, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]).view(3, 3, 1, 1)
+    expected = [0, 1, np.log(2) / np.log(3)]
+    assert entropy(probs).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_logits_are_upsampled_between_pixel_centres(image: Tensor, base: BaseOutput) -> None:
+    """One call by hand: pool, add the network's change, resize the change, softmax."""
+    settings = config(stride=2, state_input=False)
+    model = refiner(settings)
+    whole, probs = image[:, :, :32, :40], base.probs[:, :, :32, :40]
+    pooled = probs.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))  # b k 16 20
+    colours = nn.functional.pixel_unshuffle(4 * whole - 2, 2)
+    stem = model.network.condition(torch.cat([colours, pooled], dim=1))
+    x_t = torch.zeros(3, 16, 20, dtype=torch.long)
+    model.eval()
+    delta = model.network(x_t, stem, torch.ones(3))
+    up = nn.functional.interpolate(delta, scale_factor=2.0, mode="bilinear")
+    expected = (log_smoothed(probs) + up).softmax(1)
+    found = model(whole, BaseOutput(probs))
+    assert torch.allclose(found.probs, expected, atol=1e-4)
+
+
+# guidance
+
+
+def test_guidance_scale_1_is_off(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    plain = model(image, base, num_inference_steps=2)
+    assert torch.equal(
+        plain.probs, model(image, base, num_inference_steps=2, guidance_scale=1.0).probs
+    )
+    almost = model(image, base, num_inference_steps=1, guidance_scale=1.0001)
+    assert torch.allclose(almost.probs, model(image, base).probs, atol=1e-2)
+
+
+@pytest.mark.parametrize("conditioning", ["probs", "features"])
+def test_guidance_scale_0_sees_nothing(
+    image: Tensor, base: BaseOutput, conditioning: Literal["probs", "features"]
+) -> None:
+    settings = config(conditioning=conditioning, residual=conditioning == "probs")
+    model = refiner(settings)
+    features = torch.randn(3, 8, 9, 12)
+    given = BaseOutput(base.probs, features)
+    other = BaseOutput(base.probs.flip(-1), features.flip(-1))
+    trace = model(image, given, guidance_scale=0.0, keep_trace=True).trace
+    assert torch.equal(
+        trace[0], model(1 - image, other, guidance_scale=0.0, keep_trace=True).trace[0]
+    )
+    assert not same(model(image, given, guidance_scale=3.0), model(image, given))
+
+
+# randomness
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("process", ["uniform", "absorbing"])
+def test_same_seed_same_result(
+    image: Tensor, base: BaseOutput, eta: float, process: Literal["uniform", "absorbing"]
+) -> None:
+    model = refiner(config(process=process))
+
+    def run(seed: int) -> RefinerOutput:
+        output: RefinerOutput = model(image, base, num_inference_steps=3, eta=eta, seed=seed)
+        return output
+
+    before = torch.random.get_rng_state()
+    first = run(7)
+    assert torch.equal(first.probs, run(7).probs)
+    assert not same(first, run(8))
+    assert torch.equal(torch.random.get_rng_state(), before)  # the global generator is not used
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_batch_equals_singles_of_the_same_name(image: Tensor, base: BaseOutput, eta: float) -> None:
+    model = refiner()
+    names = ["a", "b", "c"]
+    together = model(image, base, num_inference_steps=3, eta=eta, names=names)
+    for i in (2, 0, 1):
+        alone = model(image[i], base.probs[i], num_inference_steps=3, eta=eta, names=[names[i]])
+        assert torch.allclose(together.probs[i], alone.probs[0], atol=1e-4)
+    renamed = model(image, base, num_inference_steps=3, eta=eta, names=["c", "a", "b"])
+    assert not same(together, renamed)
+    assert same(model(image, base), model(image, base, names=["0", "1", "2"]))
+
+
+def test_eta_changes_the_path(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    results = [model(image, base, num_inference_steps=4, eta=eta) for eta in (0.0, 1.0)]
+    assert not same(*results)
+
+
+def test_dropout_is_off(image: Tensor, base: BaseOutput) -> None:
+    settings = config()
+    model = refiner(replace(settings, network=replace(settings.network, dropout=0.5)))
+    model.train()
+    assert torch.equal(model(image, base).probs, model(image, base).probs)
+    assert model.training
+
+
+# the state
+
+
+def test_a_refiner_reads_its_state_and_a_control_does_not(image: Tensor, base: BaseOutput) -> None:
+    model, control = refiner(), refiner(config(state_input=False))
+    assert not same(model(image, base, seed=0), model(image, base, seed=1))
+    assert torch.equal(
+        control(image, base, seed=0).probs,
+        control(image, base, seed=1, num_inference_steps=3).probs,
+    )
+
+
+def test_control_differs_by_the_state_alone() -> None:
+    full, control = refiner(), refiner(config(state_input=False))
+    assert set(full.state_dict()) - set(control.state_dict()) == {
+        "network.embed.weight",
+        "network.stem_state.weight",
+    }
+    assert not set(control.state_dict()) - set(full.state_dict())
+
+
+def test_processes() -> None:
+    assert refiner().process == UniformDiffusion(3)
+    absorbing = replace(config(process="absorbing"), schedule="cosine")
+    assert refiner(absorbing).process == AbsorbingDiffusion(3, cosine)
+
+
+# what comes in
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 8), (33, 47)])
+@pytest.mark.parametrize(("stride", "patch_size"), [(1, 1), (2, 2), (4, 1)])
+def test_any_size(size: tuple[int, int], stride: int, patch_size: int) -> None:
+    model = refiner(config(stride=stride, patch_size=patch_size))
+    labels = torch.randint(3, size, generator=torch.Generator().manual_seed(0))
+    output = model(torch.rand(3, *size), labels, num_inference_steps=2, keep_trace=True)
+    assert output.probs.shape == (1, 3, *size)
+    assert output.trace[0].shape == (
+        1,
+        *(
+            -(-s // (stride * model.network.config.stride)) * model.network.config.stride
+            for s in size
+        ),
+    )
+    assert torch.equal(
+        refiner(model.config, trained=False)(torch.rand(3, *size), labels).labels[0], labels
+    )
+
+
+def test_bases_of_all_kinds_agree(image: Tensor, tmp_path: Path) -> None:
+    labels = torch.randint(3, (33, 47), generator=torch.Generator().manual_seed(0))
+    one_hot = nn.functional.one_hot(labels, 3).movedim(-1, 0).float()
+    np.save(tmp_path / "labels.npy", labels.numpy())
+    model = refiner()
+    expected = model(image[0], labels)
+    for given in (one_hot, 200 * one_hot - 100, labels.numpy(), tmp_path / "labels.npy"):
+        assert same(model(image[0], given), expected)
+
+
+def test_images_of_all_kinds_agree() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    labels = np.zeros((16, 24), dtype=np.uint8)
+    model = refiner()
+    assert same(model(array, labels), model(array / 255, labels))
+
+
+def test_half_precision_bases(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    halved = model(image, BaseOutput(base.probs.half()))
+    assert halved.probs.dtype == torch.float32
+    assert torch.allclose(halved.probs, model(image, base).probs, atol=1e-2)
+
+
+def test_features_of_a_base() -> None:
+    network = FPNConfig(num_classes=3, channels=8)
+    segmenter = FPNSegmenter(SegmenterConfig(class_names=NAMES, network=network, scale=0.5))
+    model = refiner(config(conditioning="features", residual=False))
+    image = torch.rand(2, 3, 33, 47)
+    output = model(image, segmenter(image), num_inference_steps=2)
+    assert output.probs.shape == (2, 3, 33, 47)
+    assert not same(output, model(image, segmenter(image.flip(0)), num_inference_steps=2))
+
+
+def test_features_stay_in_place_when_the_image_is_padded() -> None:
+    """Padding belongs to the right and the bottom: what is left of it must not move."""
+    model = refiner(config(conditioning="features", residual=False, stride=4, patch_size=2))
+    found: list[Tensor] = []
+    model.network.stem.register_forward_hook(lambda _, args, __: found.append(args[0]))
+    features = torch.randn(1, 8, 9, 9)
+    model(torch.rand(1, 3, 36, 36), BaseOutput(torch.full((1, 3, 36, 36), 1 / 3), features))
+    seen = nn.functional.pixel_shuffle(found[0], 2)  # 36 is padded to 48, 12 positions
+    assert seen.shape == (1, 8, 12, 12)
+    assert torch.allclose(seen[..., :9, :9], features, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (torch.zeros(32, 47, dtype=torch.long), "got 1 of 33x47 and 1 of 32x47; resize"),
+        (torch.zeros(2, 33, 47, dtype=torch.long), "got 1 of 33x47 and 2 of 33x47"),
+        (torch.full((4, 33, 47), 0.25), r"3 classes, got \(4, 33, 47\)"),
+        (torch.full((33, 47), 9), "from 0 to 2"),
+    ],
+)
+def test_bases_that_do_not_fit(image: Tensor, given: Tensor, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        refiner()(image[0], given)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"eta": 1.5}, "eta must be between 0 and 1, got 1.5"),
+        ({"names": ["a", "b"]}, "3 images need as many names, got 2"),
+    ],
+)
+def test_options_that_cannot_be(
+    image: Tensor, base: BaseOutput, options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(InputError, match=match):
+        refiner()(image, base, **options)
+
+
+def test_features_that_are_missing_or_of_another_base(image: Tensor, base: BaseOutput) -> None:
+    model = refiner(config(conditioning="features", residual=False))
+    with pytest.raises(InputError, match="the base output has none"):
+        model(image, base)
+    with pytest.raises(InputError, match="reads 8 feature channels, the base gives 5"):
+        model(image, BaseOutput(base.probs, torch.zeros(3, 5, 9, 12)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"class_names": NAMES[:2]}, "2 names, the network 3 classes"),
+        ({"stride": 3}, "stride must be 1, 2 or 4, got 3"),
+        ({"stride": 1}, "condition has 6 channels, the network cond_channels=15; set it to 6"),
+        ({"feature_channels": 8}, 'belongs to conditioning "features"'),
+        ({"conditioning": "features"}, "must then be positive, got 0"),
+        ({"process": "absorbing"}, "has 4 states, the network has num_states=3"),
+        ({"condition_dropout": 1.0}, r"must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_configs_that_cannot_be(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(config(), **fields)
+
+
+@pytest.mark.parametrize("field", ["conditioning", "process", "schedule"])
+def test_words_that_a_config_does_not_know(field: str) -> None:
+    fields: dict[str, Any] = {field: "hope"}
+    with pytest.raises((ValueError, TypeError), match="hope"):
+        replace(config(), **fields)
