@@ -55,6 +55,7 @@ def config(
         process=process,
         residual=residual,
         feature_channels=features,
+        condition_dropout=0.1,
     )
 
 
@@ -397,3 +398,9 @@ def test_words_that_a_config_does_not_know(field: str) -> None:
     fields: dict[str, Any] = {field: "hope"}
     with pytest.raises((ValueError, TypeError), match="hope"):
         replace(config(), **fields)
+
+
+def test_guidance_without_condition_dropout_warns(image: Tensor, base: BaseOutput) -> None:
+    model = refiner(replace(config(), condition_dropout=0.0))
+    with pytest.warns(UserWarning, match="trained without condition dropout"):
+        model(image, base, guidance_scale=2.0)

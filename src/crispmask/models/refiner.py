@@ -1,6 +1,7 @@
 """MaskRefiner: better masks from any segmenter's output (DDPS, Lai et al. 2023)."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -258,6 +259,12 @@ class MaskRefiner(nn.Module, Pretrained):
         config = self.config
         if num_inference_steps < 1:
             raise InputError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+        if guidance_scale != 1 and not config.condition_dropout:
+            warnings.warn(
+                f"guidance_scale is {guidance_scale}, but this model was trained without condition "
+                "dropout and has no unconditional answer to be guided from; leave it at 1.",
+                stacklevel=2,
+            )
         device = next(self.parameters()).device
         pixels = as_image(image).to(device)
         given = as_base_output(base, num_classes=config.network.num_classes)
