@@ -39,7 +39,7 @@ def camvid_refiner() -> RefinerTrainConfig:
         loop=LoopConfig(
             steps=500, batch_size=4, learning_rate=1.5e-3, eval_every=250, save_every=250
         ),
-        augment=AugmentConfig(crop=(240, 320), scale=(0.6, 1.6)),
+        augment=AugmentConfig(crop=(240, 320), scale=(0.9, 1.1)),
         condition_dropout=0.0,
     )
 
@@ -67,7 +67,7 @@ def earth_refiner() -> RefinerTrainConfig:
         base="runs/earth-base",
         fold_bases=tuple(f"runs/earth-base-fold-{i}" for i in range(5)),
         loop=LoopConfig(steps=500, learning_rate=1.5e-3, eval_every=250, save_every=250),
-        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5)),
+        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.25), hue=0.01),
         condition_dropout=0.0,
     )
 
