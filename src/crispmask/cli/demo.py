@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from crispmask.cli.pictures import write_labels, write_picture
+from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.data.earth import EARTH_PALETTE, earth
 from crispmask.data.sample import overlay
 from crispmask.evaluate import Row, evaluate
@@ -41,7 +41,7 @@ class DemoArguments:
 def demo(args: DemoArguments) -> int:
     """Run the bundled models over the test blocks and show what came out."""
     start = time.perf_counter()
-    args.output.mkdir(parents=True, exist_ok=True)
+    check_output(args.output)
     tiles = earth("test")
     segmenter = FPNSegmenter.from_pretrained(MODEL)
     refiner = MaskRefiner.from_pretrained(MODEL)

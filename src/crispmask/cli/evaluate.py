@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from crispmask.cli.output import check_output
 from crispmask.data.folder import FolderDataset
 from crispmask.data.source import Split, open_split
 from crispmask.errors import InputError
@@ -44,6 +45,7 @@ class EvaluateArguments:
 
 def run_evaluation(args: EvaluateArguments) -> int:
     """Evaluate and show the report."""
+    check_output(args.output)
     folder = find_model(args.model)
     segmenter = FPNSegmenter.from_pretrained(folder)
     dataset = open_data(args.data, segmenter.config.class_names)

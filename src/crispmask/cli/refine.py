@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from crispmask.cli.pictures import write_labels, write_picture
+from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.data.catalog import palette_for
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
 from crispmask.data.sample import overlay, read_image
@@ -59,6 +59,7 @@ class RefineArguments:
 
 def refine(args: RefineArguments) -> int:
     """Refine each image's mask and write the results."""
+    check_output(args.output)
     pairs = match(expand(args.images, IMAGE_SUFFIXES), expand(args.base, BASE_SUFFIXES))
     targets = {args.output / "labels" / f"{image.stem}.png" for image, _ in pairs}
     if taken := {path.resolve() for path in targets} & {base.resolve() for _, base in pairs}:

@@ -1,4 +1,4 @@
-"""Result files that appear complete or not at all, their folders made on the way."""
+"""Where results go: files appear complete or not at all, their folders made on the way."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,14 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from crispmask.data.sample import write_mask
+from crispmask.errors import InputError
 from crispmask.models.checkpoint import write_atomic
+
+
+def check_output(folder: Path) -> None:
+    """Raise `InputError` if ``folder`` is a file, before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output must be a folder, {folder} is a file; give another name.")
 
 
 def write_labels(mask: Int64[Tensor, "h w"], path: Path) -> None:
