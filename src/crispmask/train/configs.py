@@ -61,6 +61,7 @@ class SegmenterTrainConfig:
         augment: crops and colours; crop sides in pixels of the image.
         scale: factor by which images are resized before the network sees them.
         channels: width of the feature pyramid.
+        dice_weight: weight of the soft Dice loss beside the cross-entropy.
         imagenet: start the encoder from ImageNet weights (needs extra "train-base").
         init: folder of a trained segmenter to go on from, instead; its scale and channels hold.
     """
@@ -70,6 +71,7 @@ class SegmenterTrainConfig:
     augment: AugmentConfig
     scale: float = 1.0
     channels: int = 64
+    dice_weight: float = 0.0
     imagenet: bool = True
     init: str | None = None
     folds: int = 0
@@ -109,6 +111,8 @@ class RefinerTrainConfig:
         first_stage: share of the steps in the first stage.
         noise_share: share of pure-noise draws (t = 1) in the second stage.
         condition_dropout: share of images whose condition is removed; guidance needs some.
+        dice_weight: weight of the soft Dice loss beside the cross-entropy; it moves the answer
+            towards rare classes, as mIoU counts them.
         hard_labels: share of images whose base probabilities are replaced by one-hot labels, so
             that the refiner also serves segmenters that give labels only.
     """
@@ -129,6 +133,7 @@ class RefinerTrainConfig:
     first_stage: float = 0.5
     noise_share: float = 0.25
     condition_dropout: float = 0.1
+    dice_weight: float = 0.0
     hard_labels: float = 0.15
 
     def __post_init__(self) -> None:

@@ -1,27 +1,36 @@
 """Losses of a batch, as modules: what an optimiser step calls."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.diffusion.losses import cross_entropy
+from crispmask.diffusion.losses import cross_entropy, soft_dice
 from crispmask.models.refiner import MaskRefiner, log_smoothed
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
+
+
+def segmentation_loss(logits: Logits, target: Mask, *, dice_weight: float) -> Float[Tensor, ""]:
+    """Cross-entropy, and soft Dice with a weight."""
+    loss = cross_entropy(logits, target)
+    return loss + dice_weight * soft_dice(logits, target) if dice_weight else loss
 
 
 class SegmenterObjective(nn.Module):
     """Cross-entropy of a segmenter."""
 
-    def __init__(self, model: FPNSegmenter) -> None:
+    def __init__(self, model: FPNSegmenter, *, dice_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.dice_weight = dice_weight
 
     def forward(self, batch: Batch, progress: float, generator: torch.Generator) -> Tensor:
         """Loss of a batch; neither progress nor generator matter here."""
         logits, _ = self.model.logits(batch.images)
-        return cross_entropy(logits, batch.masks)
+        return segmentation_loss(logits, batch.masks, dice_weight=self.dice_weight)
 
 
 class RefinerObjective(nn.Module):
@@ -62,7 +71,7 @@ class RefinerObjective(nn.Module):
         )
         if model.config.residual:
             logits = logits + log_smoothed(base.probs) * keep.view(-1, 1, 1, 1)
-        return cross_entropy(logits, batch.masks)
+        return segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
 
     def base_output(self, batch: Batch, generator: torch.Generator) -> BaseOutput:
         """The stored output of the base for these crops; some as hard labels."""

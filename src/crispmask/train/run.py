@@ -91,13 +91,13 @@ def _segmenter_task(
         score = ConfusionMatrix(len(names))
         for item in few:
             output = segmenter(item.image[None].float() / 255)
-            score.update(output.labels, item.mask[None].long())
+            score.update(output.labels.cpu(), item.mask[None].long())
         return {"val_miou": score.compute().miou}
 
     batch_size = config.loop.batch_size
     return (
         Task(
-            objective=SegmenterObjective(model),
+            objective=SegmenterObjective(model, dice_weight=config.dice_weight),
             draw=lambda g: draw(stored, config.augment, batch_size=batch_size, generator=g),
             evaluate=evaluate,
         ),
@@ -166,7 +166,7 @@ def _refiner_task(
             image = item.image[None].float() / 255
             given = BaseOutput(probs=output.probs.float(), features=output.features)
             refined = refiner(image, given, names=[str(i)])
-            score.update(refined.labels, item.mask[None].long())
+            score.update(refined.labels.cpu(), item.mask[None].long())
         return {"val_miou": score.compute().miou}
 
     batch_size = config.loop.batch_size
