@@ -206,3 +206,30 @@ def test_the_majority_filter_keeps_what_nobody_knows() -> None:
     assert torch.equal(majority_filter(unknown, 3, num_classes=2), unknown)
     with pytest.raises(InputError, match="must be odd, got 4"):
         majority_filter(unknown, 4, num_classes=2)
+
+
+def test_small_maps_follow_the_images():
+    """A smooth map warped at half the size agrees with the same map warped at full size."""
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    full = torch.stack([x, y])[None].repeat(4, 1, 1, 1)  # coordinates of the pixel centres
+    half = torch.nn.functional.avg_pool2d(full, 2)
+    images, mask = torch.zeros(4, 3, 64, 96), torch.zeros(4, 64, 96).long()
+    config = AugmentConfig(crop=(32, 48), scale=(1.0, 2.0))
+    _, _, fine = augment(images, mask, full, config, generator=rng())
+    _, _, coarse = augment(images, mask, half, config, generator=rng())
+    assert fine is not None
+    assert coarse is not None
+    inner = (..., slice(2, -2), slice(2, -2))  # half a coarse pixel lies outside at the border
+    want = torch.nn.functional.avg_pool2d(fine, 2)
+    torch.testing.assert_close(coarse[inner], want[inner], atol=1e-3, rtol=0)
+
+
+def test_maps_of_another_shape_are_refused():
+    with pytest.raises(InputError, match="one whole factor"):
+        augment(
+            torch.zeros(1, 3, 8, 8),
+            torch.zeros(1, 8, 8).long(),
+            torch.zeros(1, 2, 4, 8),
+            AugmentConfig(crop=(8, 8)),
+            generator=rng(),
+        )

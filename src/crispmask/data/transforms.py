@@ -61,32 +61,39 @@ class AugmentConfig:
 def augment(
     images: Image,
     mask: Mask,
-    maps: Float[Tensor, "b c h w"] | None,
+    maps: Float[Tensor, "b c map_h map_w"] | None,
     config: AugmentConfig,
     *,
     generator: torch.Generator,
 ) -> tuple[
     Float[Tensor, "b 3 new_h new_w"],
     Int64[Tensor, "b new_h new_w"],
-    Float[Tensor, "b c new_h new_w"] | None,
+    Float[Tensor, "b c new_map_h new_map_w"] | None,
 ]:
     """One random zoom, flip and crop of each sample, then random colour of the images.
 
     Image and maps are resampled bilinearly, the mask by nearest neighbour, once each. Outside the
     picture the mask is `IGNORE`, the image grey and the maps zero. All draws are from `generator`
-    (on the CPU), the same number for each sample.
+    (on the CPU), the same number for each sample. Maps may be smaller than the images by a whole
+    factor that also divides the crop; their crops then are, too.
+
+    Raises:
+        InputError: if the size of the maps is no such fraction of the images'.
     """
+    factor = 1 if maps is None else map_factor(images, maps, config)
     draws = torch.rand(len(images), 8, generator=generator)
     matrix = _affine(draws[:, :4], (images.shape[2], images.shape[3]), config).to(images.device)
 
-    def warp(x: Tensor, mode: str) -> Tensor:
+    def warp(x: Tensor, mode: str, factor: int = 1) -> Tensor:
         # the matrix is in pixel indices; align_corners=True takes them as they are
-        out: Tensor = warp_affine(x, matrix, config.crop, mode, "zeros", align_corners=True)
+        size = (config.crop[0] // factor, config.crop[1] // factor)
+        coarse = _coarse(matrix, factor)
+        out: Tensor = warp_affine(x, coarse, size, mode, "zeros", align_corners=True)
         return out
 
     cropped = warp(images - GREY, "bilinear") + GREY
     labels = warp((mask - IGNORE).to(images.dtype)[:, None], "nearest")[:, 0]
-    warped_maps = None if maps is None else warp(maps, "bilinear")
+    warped_maps = None if maps is None else warp(maps, "bilinear", factor)
     coloured = _recolour(cropped, draws[:, 4:].to(images.device), config)
     return coloured, labels.round().long() + IGNORE, warped_maps
 
@@ -111,6 +118,31 @@ def _affine(
     matrix[:, 0, 2] += torch.where(flip, scale * (size[1] - 1), 0.0)
     matrix[:, 0, 0] *= torch.where(flip, -1.0, 1.0)
     return matrix
+
+
+def map_factor(images: Tensor, maps: Tensor, config: AugmentConfig) -> int:
+    """How much smaller the maps are than the images, along each side.
+
+    Raises:
+        InputError: if that is not one whole number that also divides the crop.
+    """
+    factor = images.shape[-1] // maps.shape[-1]
+    sides = (maps.shape[-2] * factor, maps.shape[-1] * factor)
+    if sides != tuple(images.shape[-2:]) or any(side % factor for side in config.crop):
+        raise InputError(
+            f"maps must be smaller than images and crop by one whole factor, got maps of "
+            f"{tuple(maps.shape[-2:])}, images of {tuple(images.shape[-2:])}, crop {config.crop}."
+        )
+    return factor
+
+
+def _coarse(matrix: Float[Tensor, "b 2 3"], factor: int) -> Float[Tensor, "b 2 3"]:
+    """The same map between pixels that are ``factor`` times as large, centres at half integers."""
+    centre = torch.full((2,), 0.5, device=matrix.device)
+    turned = matrix[:, :, :2] @ centre
+    coarse = matrix.clone()
+    coarse[:, :, 2] = turned - centre + (matrix[:, :, 2] + centre - turned) / factor
+    return coarse
 
 
 def _recolour(images: Image, draws: Float[Tensor, "b 4"], config: AugmentConfig) -> Image:

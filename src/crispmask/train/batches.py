@@ -28,11 +28,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops. ``maps`` are the base's probabilities or features at the size of the crops."""
+    """Crops. ``maps`` are the base's probabilities or features, smaller by a whole factor."""
 
     images: Image
     masks: Mask
-    maps: Float[Tensor, "b c h w"] | None = None
+    maps: Float[Tensor, "b c map_h map_w"] | None = None
 
 
 def store(data: Dataset[Sample]) -> list[Stored]:
@@ -103,6 +103,9 @@ def _crop(items: Sequence[Stored], config: AugmentConfig, generator: torch.Gener
     maps = None
     if items[0].maps is not None:
         maps = torch.stack([item.maps for item in items if item.maps is not None]).float()
-        maps = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        if any(
+            side % small for side, small in zip(images.shape[-2:], maps.shape[-2:], strict=True)
+        ):
+            maps = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
     images, masks, maps = augment(images, masks, maps, config, generator=generator)
     return Batch(images=images, masks=masks, maps=maps)

@@ -78,9 +78,12 @@ class RefinerObjective(nn.Module):
         assert batch.maps is not None
         k = self.model.config.network.num_classes
         if self.settings.conditioning == "features":
-            uniform = torch.full_like(batch.maps[:, :1], 1 / k).expand(-1, k, -1, -1)
+            uniform = torch.full_like(batch.images[:, :1], 1 / k).expand(-1, k, -1, -1)
             return BaseOutput(probs=uniform, features=batch.maps)
-        probs = batch.maps + 1e-6  # outside the image all classes are equally likely
+        maps = F.interpolate(
+            batch.maps, size=batch.images.shape[-2:], mode="bilinear", align_corners=False
+        )
+        probs = maps + 1e-6  # outside the image all classes are equally likely
         probs = probs / probs.sum(1, keepdim=True)
         hard = torch.rand(len(probs), generator=generator) < self.settings.hard_labels
         if hard.any():
