@@ -14,9 +14,16 @@ from crispmask.train.configs import RefinerTrainConfig
 
 
 def segmentation_loss(logits: Logits, target: Mask, *, dice_weight: float) -> Float[Tensor, ""]:
-    """Cross-entropy, and soft Dice with a weight."""
+    """Cross-entropy, and soft Dice with a weight.
+
+    Dice is taken from every second row and column: its sums over the batch change little and cost
+    a quarter.
+    """
     loss = cross_entropy(logits, target)
-    return loss + dice_weight * soft_dice(logits, target) if dice_weight else loss
+    if dice_weight:
+        thin = (..., slice(None, None, 2), slice(None, None, 2))
+        loss = loss + dice_weight * soft_dice(logits[thin], target[thin])
+    return loss
 
 
 class SegmenterObjective(nn.Module):
