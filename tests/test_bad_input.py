@@ -374,7 +374,8 @@ def test_unknown_option(refuse: Refuse, output: Path) -> None:
 
 
 def test_missing_option(refuse: Refuse) -> None:
-    assert "--output" in refuse("demo")
+    assert "not given: --output;" in refuse("demo")
+    assert "not given: MODEL, DATA, --output;" in refuse("evaluate")
 
 
 @pytest.mark.parametrize(

@@ -144,18 +144,18 @@ def test_train_a_base_and_a_refiner_and_refine_with_it(
     short: list[str | Path] = ["--data", scenes, "--loop.steps", "2", "--loop.batch-size", "2"]
     short += ["--augment.crop", "32", "32"]
     base, refiner = scenes / "base", scenes / "refiner"
-    run("train", "earth-base", *short, "--channels", "8", "--no-imagenet", "--output", base)
+    run("train", "base", *short, "--channels", "8", "--no-imagenet", "--output", base)
     assert str(base) in capsys.readouterr().out
     settings = json.loads((base / "run.json").read_text())["settings"]
     assert settings["loop"]["steps"] == 2
-    small: list[str | Path] = ["--base", base, "--fold-bases", "--widths", "8", "16"]
-    run("train", "earth-refiner", *short, *small, "--output", refiner)
+    small: list[str | Path] = ["--base", base, "--widths", "8", "16"]
+    run("train", "refiner", *short, *small, "--output", refiner)
     words: list[str | Path] = ["--base", scenes / "labels" / "b.png", "--model", refiner]
     run("refine", scenes / "images" / "b.png", *words, "--output", scenes / "refined")
     assert read_mask(scenes / "refined" / "labels" / "b.png").shape == (33, 47)
 
     capsys.readouterr()
-    again = ["train", "earth-base", *map(str, short), "--output", str(base)]
+    again = ["train", "base", *map(str, short), "--output", str(base)]
     assert main(again) == 2
     assert "already holds a run" in capsys.readouterr().err
 

@@ -127,6 +127,10 @@ def _sentence(box: str, prog: str) -> str:
     parts = [" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", "\n".join(inside))]
     message, further, *_ = [*(parts if "│" in box else parts[1:]), "", ""]
     message = re.sub(r"^Error parsing (\w[\w.-]*: )?", "", message).rstrip(".")
+    missing = re.match(r"Missing from [^:]*: (.*)", message)
+    if missing:  # NAME help (required) NAME help (required) ...
+        names = [part.split()[0] for part in missing[1].split("(required)") if part.strip()]
+        message = f"needed but not given: {', '.join(names)}"
     suggested = re.match(r"Perhaps you meant: (--[\w.-]+)", further)
     if suggested:
         message += f" (did you mean {suggested[1]}?)"

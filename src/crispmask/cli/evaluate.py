@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -36,8 +37,8 @@ class EvaluateArguments:
         limit: images at most, spread evenly over the data set.
     """
 
-    model: tyro.conf.Positional[str]
-    data: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     output: Path
     json: bool = False
     limit: int | None = None

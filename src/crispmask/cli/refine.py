@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -40,7 +41,7 @@ class RefineArguments:
         uncertainty: also write OUTPUT/uncertainty/NAME.png, 0 certain to 255 a uniform guess.
     """
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
     base: tuple[Path, ...]
     model: str
     output: Path
