@@ -247,7 +247,7 @@ class FPNSegmenter(nn.Module, Pretrained):
     def forward(self, image: Image) -> BaseOutput:
         """Probabilities at the size of ``image``, with features; batch norm is never updated."""
         with evaluating(self):
-            logits, features = self.logits(image)
+            logits, features = self.logits(image.to(next(self.parameters()).device))
         return BaseOutput(probs=logits.softmax(1), features=features)
 
 
