@@ -208,7 +208,7 @@ def test_the_majority_filter_keeps_what_nobody_knows() -> None:
         majority_filter(unknown, 4, num_classes=2)
 
 
-def test_small_maps_follow_the_images():
+def test_small_maps_follow_the_images() -> None:
     """A smooth map warped at half the size agrees with the same map warped at full size."""
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
     full = torch.stack([x, y])[None].repeat(4, 1, 1, 1)  # coordinates of the pixel centres
@@ -224,7 +224,7 @@ def test_small_maps_follow_the_images():
     torch.testing.assert_close(coarse[inner], want[inner], atol=1e-3, rtol=0)
 
 
-def test_maps_of_another_shape_are_refused():
+def test_maps_of_another_shape_are_refused() -> None:
     with pytest.raises(InputError, match="one whole factor"):
         augment(
             torch.zeros(1, 3, 8, 8),

@@ -2,19 +2,28 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, UInt8
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from crispmask.data.sample import Sample
 from crispmask.data.transforms import AugmentConfig, augment
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.segmenters import FPNSegmenter
 from crispmask.shapes import Image, Mask
+
+
+class Images(Protocol):
+    """A data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,12 @@ class Batch:
     maps: Float[Tensor, "b c map_h map_w"] | None = None
 
 
-def store(data: Dataset[Sample]) -> list[Stored]:
+def store(data: Images) -> list[Stored]:
     """The whole data set in memory."""
     stored = []
-    for i in track(range(len(data)), description="reading images", transient=True):  # type: ignore[arg-type]
+    for i in track(
+        range(len(data)), description="reading images", transient=True, console=Console(stderr=True)
+    ):
         sample = data[i]
         image = (sample.image * 255).round().to(torch.uint8)
         stored.append(Stored(image=image, mask=sample.mask.to(torch.uint8)))
@@ -61,7 +72,9 @@ def with_base(
     score = ConfusionMatrix(bases[0].config.network.num_classes)
     stored = []
     pairs = list(zip(data, bases, strict=True))
-    for item, base in track(pairs, description="running the base", transient=True):
+    for item, base in track(
+        pairs, description="running the base", transient=True, console=Console(stderr=True)
+    ):
         output = base(item.image[None].float() / 255)
         score.update(output.labels, item.mask[None].long())
         maps = output.features if conditioning == "features" else F.avg_pool2d(output.probs, stride)
@@ -70,9 +83,9 @@ def with_base(
     return stored, score.compute().miou
 
 
-def folds_of(data: Dataset[Sample], folds: int) -> list[int]:
+def folds_of(data: Images, folds: int) -> list[int]:
     """The fold of each image: whole blocks of the data set, or runs of ten neighbours, in turn."""
-    count = len(data)  # type: ignore[arg-type]
+    count = len(data)
     groups: Sequence[Hashable] = getattr(data, "blocks", None) or [i // 10 for i in range(count)]
     order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     return [order[group] % folds for group in groups]

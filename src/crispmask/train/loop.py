@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -211,6 +212,7 @@ def _progress() -> Progress:
         TextColumn("loss {task.fields[loss]:.3f}"),
         _Speed(),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from crispmask.data.source import open_split
@@ -176,11 +177,14 @@ def _refiner_task(
         evaluate=evaluate,
     )
     gap = train_miou - val_miou
-    print(f"base on the training images {train_miou:.3f} mIoU, on validation {val_miou:.3f}")
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(
+        f"base: mIoU {train_miou:.3f} on the training images, {val_miou:.3f} on validation"
+    )
     if gap > LARGEST_GAP:
-        print(
+        console.print(
             f"warning: a gap of {gap:.3f}; the refiner will see better base outputs than it will "
-            "meet later. Train bases on folds (--folds 5 --fold i) and name them in fold_bases."
+            "meet later. Train bases on folds (--folds 5 --fold i) and name them in --fold-bases."
         )
     return task, {"base_train_miou": train_miou, "base_val_miou": val_miou, "base_gap": gap}
 
