@@ -28,7 +28,7 @@ def camvid_base_longer() -> SegmenterTrainConfig:
     """`camvid_base` trained on for as many steps as the refiner takes, each of which costs more."""
     config = camvid_base()
     loop = replace(config.loop, steps=500, learning_rate=5e-4, seed=1, eval_every=250)
-    return replace(config, init="runs/camvid-base", loop=loop, dice_weight=0.5)
+    return replace(config, init="runs/camvid-base", loop=loop, dice_weight=1.0)
 
 
 def camvid_refiner() -> RefinerTrainConfig:
@@ -41,7 +41,7 @@ def camvid_refiner() -> RefinerTrainConfig:
         ),
         augment=AugmentConfig(crop=(240, 320), scale=(0.9, 1.1)),
         condition_dropout=0.0,
-        dice_weight=0.5,
+        dice_weight=1.0,
     )
 
 
@@ -68,9 +68,16 @@ def earth_refiner() -> RefinerTrainConfig:
         base="runs/earth-base",
         fold_bases=tuple(f"runs/earth-base-fold-{i}" for i in range(5)),
         loop=LoopConfig(steps=500, learning_rate=1.5e-3, eval_every=250, save_every=250),
-        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.25), hue=0.01),
+        augment=AugmentConfig(
+            crop=(128, 128),
+            scale=(0.9, 1.25),
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.5,
+            hue=0.03,
+        ),
         condition_dropout=0.0,
-        dice_weight=0.5,
+        dice_weight=3.0,
     )
 
 
