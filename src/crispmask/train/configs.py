@@ -137,6 +137,11 @@ class RefinerTrainConfig:
     hard_labels: float = 0.15
 
     def __post_init__(self) -> None:
+        if 0 < len(self.fold_bases) < 5:
+            raise ValueError(
+                f"fold_bases needs at least 5 bases, got {len(self.fold_bases)}: bases trained on "
+                "much less data are too weak to learn from."
+            )
         for name in ("first_stage", "noise_share", "hard_labels"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")

@@ -125,6 +125,8 @@ def _refiner_task(
     base = FPNSegmenter.from_pretrained(config.base)
     _check_classes(base, names, config.base)
     parts = [FPNSegmenter.from_pretrained(folder) for folder in config.fold_bases] or [base]
+    for part, folder in zip(parts, config.fold_bases, strict=False):
+        _check_classes(part, names, folder)
     seen, train_miou = with_base(
         stored,
         [parts[fold] for fold in folds],
@@ -226,7 +228,7 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run} cannot be read ({error}); start again in a new folder.") from error
     now = json.loads(json.dumps(settings))
-    changed = [k for k in now if before.get(k) != now[k]]
+    changed = [k for k in now if k in before and before[k] != now[k]]  # a newer version adds some
     if changed:
         raise InputError(
             f"{output} was started with other settings ({', '.join(changed)} differ); "

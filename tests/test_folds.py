@@ -1,0 +1,54 @@
+"""Folds: whole blocks, all used, and each image answered by the base that has not seen it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from crispmask.data.earth import earth
+from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
+from crispmask.nn.fpn import FPNConfig
+from crispmask.recipes import earth_base, earth_refiner
+from crispmask.train.batches import Stored, folds_of, with_base
+
+
+def test_folds_keep_blocks_whole_and_use_every_image() -> None:
+    tiles = earth("train")
+    folds = folds_of(tiles, 5)
+    assert len(folds) == len(tiles)
+    assert set(folds) == set(range(5))
+    of_block = {
+        block: {f for f, b in zip(folds, tiles.blocks, strict=True) if b == block}
+        for block in set(tiles.blocks)
+    }
+    assert all(len(found) == 1 for found in of_block.values())
+
+
+def sees_only(answer: int) -> FPNSegmenter:
+    """A base that sees one class everywhere."""
+    network = FPNConfig(num_classes=3, channels=8)
+    base = FPNSegmenter(SegmenterConfig(class_names=("a", "b", "c"), network=network))
+    nn.init.zeros_(base.network.classifier.weight)
+    with torch.no_grad():
+        base.network.classifier.bias.copy_(torch.eye(3)[answer])  # type: ignore[union-attr]
+    return base
+
+
+def test_each_image_is_answered_by_its_own_base() -> None:
+    item = Stored(torch.zeros(3, 8, 8).byte(), torch.zeros(8, 8).byte())
+    seen, miou = with_base(
+        [item, item, item],
+        [sees_only(2), sees_only(0), sees_only(1)],
+        conditioning="probs",
+        stride=2,
+    )
+    assert [int(s.maps.mean((1, 2)).argmax()) for s in seen if s.maps is not None] == [2, 0, 1]
+    assert miou == pytest.approx(1 / 9)  # class 0: 64 of 192 pixels; classes 1 and 2: nothing
+
+
+def test_too_few_folds_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 5"):
+        replace(earth_refiner(), fold_bases=("a", "b"))
+    with pytest.raises(ValueError, match="fold 7 of 5"):
+        replace(earth_base(), folds=5, fold=7)
