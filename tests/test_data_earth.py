@@ -36,16 +36,29 @@ def test_tiles_have_land_and_three_classes(split: str) -> None:
 def test_no_block_is_in_two_splits_and_shares_are_as_said() -> None:
     blocks = {split: set(dataset.blocks) for split, dataset in DATASETS.items()}
     assert sum(map(len, blocks.values())) == len(set.union(*blocks.values()))
-    total = sum(map(len, DATASETS.values()))
+    whole = {split: [n for n in data.names if ".5" not in n] for split, data in DATASETS.items()}
+    total = sum(map(len, whole.values()))
     for split, share in (("train", 0.60), ("val", 0.15), ("test", 0.25)):
-        assert len(DATASETS[split]) / total == pytest.approx(share, abs=0.05)
+        assert len(whole[split]) / total == pytest.approx(share, abs=0.05)
+
+
+def row_and_column(name: str) -> tuple[float, float]:
+    row, column = name.removeprefix("r").split("c")
+    return float(row), float(column)
+
+
+def test_only_training_tiles_overlap_and_stay_inside_their_block() -> None:
+    assert any(".5" in name for name in DATASETS["train"].names)
+    assert not any(".5" in name for split in ("val", "test") for name in DATASETS[split].names)
+    for name in DATASETS["train"].names:
+        assert all(place % BLOCK <= BLOCK - 1 for place in row_and_column(name))
 
 
 def test_blocks_are_three_by_three_tiles() -> None:
     for dataset in DATASETS.values():
         for name, block in zip(dataset.names, dataset.blocks, strict=True):
-            row, column = int(name[1:3]), int(name[4:])
-            assert block == f"b{row // BLOCK}-{column // BLOCK:02d}"
+            row, column = row_and_column(name)
+            assert block == f"b{int(row // BLOCK)}-{int(column // BLOCK):02d}"
     assert len(SPLIT_OF_BLOCK) * BLOCK == TILE_ROWS
     assert {len(row) * BLOCK for row in SPLIT_OF_BLOCK} == {TILE_COLUMNS}
 
@@ -55,7 +68,7 @@ def test_every_class_and_both_hemispheres_occur(split: str) -> None:
     dataset = DATASETS[split]
     ids = torch.cat([dataset[i].mask.flatten() for i in range(len(dataset))])
     assert (torch.bincount(ids, minlength=len(EARTH_CLASSES)) > 500).all()
-    columns = np.array([int(name[4:]) for name in dataset.names])
+    columns = np.array([row_and_column(name)[1] for name in dataset.names])
     assert (columns < TILE_COLUMNS // 2).any()
     assert (columns >= TILE_COLUMNS // 2).any()
 
