@@ -230,6 +230,15 @@ def test_kinds_of_refiner(data: Path, base: Path, tmp_path: Path, changes: dict[
     assert model(image, segmenter(image), num_inference_steps=2).probs.shape == (1, 3, 40, 33)
 
 
+def test_tracking_writes_the_loss_of_each_step(data: Path, tmp_path: Path) -> None:
+    output = train(segmenter_config(data, track=True), tmp_path / "run")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (events,) = (output / "log").glob("events.*")
+    reader = accumulator.EventAccumulator(str(events)).Reload()
+    tracked = [event.value for event in reader.Scalars("loss")]
+    assert tracked == pytest.approx([entry["loss"] for entry in log(output)])
+
+
 def test_a_seed_is_a_run(data: Path, base: Path, tmp_path: Path) -> None:
     config = refiner_config(data, base)
     state = torch.random.get_rng_state()

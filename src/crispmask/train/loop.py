@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,8 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
     Raises:
         InputError: if ``resume`` finds no checkpoint, or one of another model.
     """
+    if config.track and find_spec("tensorboard") is None:
+        raise InputError("loop.track needs TensorBoard: pip install 'crispmask[tensorboard]'.")
     accelerator = Accelerator(
         log_with="tensorboard" if config.track else None,
         project_dir=str(output),
