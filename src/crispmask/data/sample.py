@@ -39,7 +39,8 @@ class Sample:
     name: str
 
 
-def _read(path: Path) -> PIL.Image.Image:
+def _read(path: Path | str) -> PIL.Image.Image:
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"an image file is needed, but {path} does not exist or is not a file.")
     try:
@@ -53,7 +54,7 @@ def _read(path: Path) -> PIL.Image.Image:
     return picture
 
 
-def read_image(path: Path) -> Float[Tensor, "3 h w"]:
+def read_image(path: Path | str) -> Float[Tensor, "3 h w"]:
     """RGB in [0, 1] of a picture of any usual kind.
 
     Grey and palette pictures become RGB, an alpha channel is dropped, 16-bit grey is divided by
@@ -84,7 +85,7 @@ def read_image(path: Path) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(rgb).permute(2, 0, 1).float().div_(255).contiguous()
 
 
-def read_mask(path: Path, num_classes: int | None = None) -> Int64[Tensor, "h w"]:
+def read_mask(path: Path | str, num_classes: int | None = None) -> Int64[Tensor, "h w"]:
     """Class ids of an 8- or 16-bit grey or a palette picture (its indices, not its colours).
 
     Raises:
@@ -119,7 +120,7 @@ def check_ids(mask: Int64[Tensor, "..."], num_classes: int, *, source: str) -> N
         )
 
 
-def write_mask(mask: Int64[Tensor, "h w"], path: Path) -> None:
+def write_mask(mask: Int64[Tensor, "h w"], path: Path | str) -> None:
     """Write class ids as a grey PNG, of 16 bits if an id exceeds 255.
 
     The file appears complete or not at all.
