@@ -57,7 +57,7 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
         few = held_out[::step]
     else:
         few = held_out
-    facts: dict[str, Any] = {"train_images": len(stored), "val_images": len(held_out)}
+    facts: dict[str, Any] = {"train_images": len(stored), "val_images": len(few)}
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)  # initial weights
         if isinstance(config, SegmenterTrainConfig):
