@@ -404,3 +404,13 @@ def test_guidance_without_condition_dropout_warns(image: Tensor, base: BaseOutpu
     model = refiner(replace(config(), condition_dropout=0.0))
     with pytest.warns(UserWarning, match="trained without condition dropout"):
         model(image, base, guidance_scale=2.0)
+
+
+def test_temperature_changes_no_label(image: Tensor, base: BaseOutput) -> None:
+    plain = refiner()
+    warm = refiner(replace(config(), temperature=2.0))
+    before, after = plain(image, base), warm(image, base)
+    assert torch.equal(before.labels, after.labels)
+    assert after.uncertainty.mean() > before.uncertainty.mean()
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        replace(config(), temperature=0.0)
