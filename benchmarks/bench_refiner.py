@@ -1,9 +1,10 @@
 """One call of the small refiner against the base network it stands behind, same image."""
 
 import json
+import statistics
+import time
 
 import torch
-from torch.utils.benchmark import Timer
 
 from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
 from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
@@ -23,30 +24,34 @@ def models() -> tuple[FPNSegmenter, MaskRefiner]:
     return base.eval(), refiner.eval()
 
 
-def bench_refiner(height: int = 360, width: int = 480) -> dict[str, float]:
+def bench_refiner(height: int = 360, width: int = 480, *, rounds: int = 30) -> dict[str, float]:
     """Milliseconds of the base, of refining with 1 and 4 calls, and the ratios."""
     torch.manual_seed(0)
     base, refiner = models()
     image = torch.rand(1, 3, height, width)
     output = base(image)
-    threads = torch.get_num_threads()
-
-    def median(statement: str) -> float:
-        names = {"base": base, "refiner": refiner, "image": image, "output": output}
-        timer = Timer(statement, globals=names, num_threads=threads)
-        return timer.blocked_autorange(min_run_time=2).median * 1e3
-
-    base_ms = median("base(image)")
-    one = median("refiner(image, output)")
-    four = median("refiner(image, output, num_inference_steps=4)")
+    calls = {
+        "base": lambda: base(image),
+        "one": lambda: refiner(image, output),
+        "four": lambda: refiner(image, output, num_inference_steps=4),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 3):
+        for name, call in calls.items():  # in turn, so that a slow moment hits all alike
+            start = time.perf_counter()
+            call()
+            if round_ >= 3:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    base_ms, one, four = (statistics.median(times[name]) for name in calls)
+    ratio = statistics.median(o / b for o, b in zip(times["one"], times["base"], strict=True))
     return {
         "height": height,
         "width": width,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "base_ms": base_ms,
         "refine_1_call_ms": one,
         "refine_4_calls_ms": four,
-        "refine_over_base": one / base_ms,
+        "refine_over_base": ratio,
         "later_call_over_first": (four - one) / 3 / one,
     }
 

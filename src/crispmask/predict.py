@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crispmask.errors import InputError
-from crispmask.models.refiner import MaskRefiner, RefinerOutput, entropy
+from crispmask.models.refiner import MaskRefiner, RefinerOutput
 from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Image
 
@@ -71,7 +71,7 @@ def refine_windows(
         weight[..., rows, columns] += ramp
         calls += part.num_calls
     probs = total / weight
-    return RefinerOutput(probs=probs, uncertainty=entropy(probs), trace=(), num_calls=calls)
+    return RefinerOutput(probs=probs, trace=(), num_calls=calls)
 
 
 def windows(h: int, w: int, *, window: int, overlap: int) -> Iterator[tuple[int, int]]:

@@ -179,9 +179,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     it.
     """
     h, w = x.shape[-2:]
-    rows = torch.arange(h + -h % multiple, device=x.device).clamp(max=h - 1)
-    columns = torch.arange(w + -w % multiple, device=x.device).clamp(max=w - 1)
-    return x[..., rows[:, None], columns], (h, w)
+    below, right = -h % multiple, -w % multiple
+    if below:
+        x = torch.cat([x, x[..., -1:, :].expand(*x.shape[:-2], below, w)], dim=-2)
+    if right:
+        x = torch.cat([x, x[..., -1:].expand(*x.shape[:-1], right)], dim=-1)
+    return x, (h, w)
 
 
 def majority_filter(mask: Mask, size: int = 5, *, num_classes: int) -> Mask:

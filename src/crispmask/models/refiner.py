@@ -136,13 +136,11 @@ class RefinerOutput:
 
     Attributes:
         probs: class probabilities at the size of the image, b k h w.
-        uncertainty: entropy of ``probs`` over its maximum log(k), in [0, 1], b h w.
         trace: labels at the size of the state after each call, if asked for.
         num_calls: how often the network was called.
     """
 
     probs: Probs
-    uncertainty: Float[Tensor, "b h w"]
     trace: tuple[Int64[Tensor, "b _ _"], ...]
     num_calls: int
 
@@ -150,6 +148,11 @@ class RefinerOutput:
     def labels(self) -> Mask:
         """The most probable class of each pixel, b h w."""
         return self.probs.argmax(1)
+
+    @property
+    def uncertainty(self) -> Float[Tensor, "b h w"]:
+        """Entropy of ``probs`` over its maximum log(k): 0 is certain, 1 is a guess."""
+        return entropy(self.probs)
 
 
 class MaskRefiner(nn.Module, Pretrained):
@@ -311,10 +314,11 @@ class MaskRefiner(nn.Module, Pretrained):
             logits = F.interpolate(
                 logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
             )[..., :h, :w]
-        refined = (logits / config.temperature).softmax(1)
+        if config.temperature != 1:
+            logits = logits / config.temperature
+        refined = logits.softmax(1)
         return RefinerOutput(
             probs=refined,
-            uncertainty=entropy(refined),
             trace=result.trace,
             num_calls=result.num_calls,
         )
