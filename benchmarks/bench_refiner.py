@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -30,7 +31,7 @@ def bench_refiner(height: int = 360, width: int = 480, *, rounds: int = 30) -> d
     base, refiner = models()
     image = torch.rand(1, 3, height, width)
     output = base(image)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "base": lambda: base(image),
         "one": lambda: refiner(image, output),
         "four": lambda: refiner(image, output, num_inference_steps=4),
