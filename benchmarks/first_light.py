@@ -20,7 +20,7 @@ from crispmask.shapes import Image, Probs
 
 
 def longer_row(folder: Path) -> Row:
-    """The base after as many more seconds of training as the refiner took."""
+    """The base after as many more steps as the refiner took."""
     model = FPNSegmenter.from_pretrained(folder)
 
     def predict(image: Image, base: BaseOutput, name: str) -> Probs:
