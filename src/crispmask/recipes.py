@@ -27,7 +27,7 @@ def camvid_base() -> SegmenterTrainConfig:
 def camvid_base_longer() -> SegmenterTrainConfig:
     """`camvid_base` trained on for as many steps as the refiner takes, each of which costs more."""
     config = camvid_base()
-    loop = replace(config.loop, steps=500, learning_rate=5e-4, seed=1, eval_every=250)
+    loop = replace(config.loop, steps=1000, learning_rate=5e-4, seed=1, eval_every=500)
     return replace(config, init="runs/camvid-base", loop=loop, dice_weight=1.0)
 
 
