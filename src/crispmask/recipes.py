@@ -37,9 +37,11 @@ def camvid_refiner() -> RefinerTrainConfig:
         data="camvid",
         base="runs/camvid-base",
         loop=LoopConfig(
-            steps=500, batch_size=4, learning_rate=1.5e-3, eval_every=250, save_every=250
+            steps=1000, batch_size=4, learning_rate=1.5e-3, eval_every=250, save_every=250
         ),
-        augment=AugmentConfig(crop=(240, 320), scale=(0.9, 1.1)),
+        augment=AugmentConfig(crop=(256, 320), scale=(0.9, 1.1)),
+        widths=(48, 96, 128),
+        patch_size=4,
         condition_dropout=0.0,
         dice_weight=1.0,
     )
