@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import find_model, from_dict, write_atomic
-from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig

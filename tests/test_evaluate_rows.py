@@ -10,7 +10,8 @@ from crispmask.evaluate import refiner_rows
 from crispmask.evaluate.bootstrap import ClassCounts, gain
 from crispmask.evaluate.examples import choose
 from crispmask.evaluate.rows import vote_share
-from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.report import ImageResult

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crispmask.errors import InputError
-from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner_config import RefinerConfig, Sampling, condition_channels
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.predict import refine_windows, taper, windows
+from crispmask.predict import refine_views, refine_windows, taper, windows
 
 K = 3
 
@@ -43,7 +44,8 @@ def test_an_image_of_one_window_is_refined_as_it_is(refiner: MaskRefiner) -> Non
     image, base = torch.rand(1, 3, 20, 28), BaseOutput(probs=torch.rand(1, K, 20, 28).softmax(1))
     plain = refiner(image, base, num_inference_steps=2)
     assert torch.equal(
-        refine_windows(refiner, image, base, num_inference_steps=2).probs, plain.probs
+        refine_windows(refiner, image, base, sampling=Sampling(num_inference_steps=2)).probs,
+        plain.probs,
     )
 
 
@@ -66,7 +68,46 @@ def test_windows_of_a_network_without_context_equal_the_whole_image() -> None:
     torch.testing.assert_close(out.probs, untrained(image, base).probs)
 
 
-@pytest.mark.parametrize(("batch", "overlap", "message"), [(2, 8, "one image"), (1, 64, "overlap")])
+def test_windows_read_one_mask(refiner: MaskRefiner) -> None:
+    """Each call's state is one mask for all windows, not one for each."""
+    seen: list[torch.Tensor] = []
+    hook = refiner.network.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    image, base = torch.rand(1, 3, 64, 96), BaseOutput(probs=torch.rand(1, K, 64, 96).softmax(1))
+    sampling = Sampling(num_inference_steps=3)
+    out = refine_windows(refiner, image, base, window=64, overlap=32, sampling=sampling)
+    hook.remove()
+    assert out.num_calls == len(seen) == 6
+    for left, right in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(left[..., 16:], right[..., :16])  # 32 shared pixels, stride 2
+
+
+def test_views_are_put_back_in_place() -> None:
+    """With an answer that is a function of the pixel alone, all views agree."""
+
+    def segmenter(image: torch.Tensor) -> BaseOutput:
+        return BaseOutput(probs=torch.stack([image[:, 0], 1 - image[:, 0]], dim=1))
+
+    def refine(image: torch.Tensor, base: BaseOutput) -> RefinerOutput:
+        shapes.append(tuple(image.shape[-2:]))
+        return RefinerOutput(probs=base.probs, trace=(), num_calls=1)
+
+    shapes: list[tuple[int, ...]] = []
+    ramp = torch.linspace(0, 1, 48).expand(1, 3, 40, 48)
+    probs = refine_views(segmenter, refine, ramp)
+    assert len(shapes) == 12
+    assert shapes[0] == (20, 24)
+    assert shapes[-1] == (70, 84)
+    torch.testing.assert_close(probs[:, 0], ramp[:, 0], atol=0.02, rtol=0)
+    plain = refine_views(segmenter, refine, ramp, scales=(1.0,), flip=False)
+    assert torch.equal(plain[:, 0], ramp[:, 0])
+    with pytest.raises(InputError, match="scales must be positive"):
+        refine_views(segmenter, refine, ramp, scales=())
+
+
+@pytest.mark.parametrize(
+    ("batch", "overlap", "message"),
+    [(2, 8, "one image"), (1, 64, "overlap"), (1, 30, "multiples of 4")],
+)
 def test_messages(refiner: MaskRefiner, batch: int, overlap: int, message: str) -> None:
     image = torch.rand(batch, 3, 96, 96)
     base = BaseOutput(probs=torch.full((batch, K, 96, 96), 1 / K))

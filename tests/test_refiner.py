@@ -7,19 +7,26 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from crispmask.diffusion.mixed import MixedDiffusion
 from torch import Tensor, nn
 
+from crispmask.data.transforms import block_mean, pad_to_multiple
 from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
 from crispmask.diffusion.schedules import cosine
 from crispmask.errors import InputError
 from crispmask.models.refiner import (
     SMOOTHING,
     MaskRefiner,
-    RefinerConfig,
     RefinerOutput,
-    condition_channels,
     entropy,
     log_smoothed,
+)
+from crispmask.models.refiner_config import (
+    Conditioning,
+    ProcessName,
+    RefinerConfig,
+    condition_channels,
+    num_states,
 )
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
@@ -31,8 +38,8 @@ NAMES = ("land", "water", "cloud")
 
 def config(
     *,
-    conditioning: Literal["probs", "features"] = "probs",
-    process: Literal["uniform", "absorbing"] = "uniform",
+    conditioning: Conditioning = "probs",
+    process: ProcessName = "uniform",
     stride: int = 2,
     patch_size: int = 1,
     state_input: bool = True,
@@ -42,7 +49,7 @@ def config(
     network = MaskUNetConfig(
         num_classes=3,
         cond_channels=condition_channels(conditioning, 3, stride=stride, feature_channels=features),
-        num_states=3 + (process == "absorbing"),
+        num_states=num_states(3, process),
         widths=(8, 16),
         patch_size=patch_size,
         state_input=state_input,
@@ -269,6 +276,85 @@ def test_processes() -> None:
     assert refiner().process == UniformDiffusion(3)
     absorbing = replace(config(process="absorbing"), schedule="cosine")
     assert refiner(absorbing).process == AbsorbingDiffusion(3, cosine)
+    assert refiner(config(process="mixed")).process == MixedDiffusion(3)
+
+
+# what the denoiser is told
+
+
+def depends_on(model: MaskRefiner, image: Tensor, base: BaseOutput) -> tuple[bool, bool, bool]:
+    """Whether the network's change depends on the image, the base's labels, its confidence."""
+    sharp = BaseOutput(probs=(base.probs**3) / (base.probs**3).sum(1, keepdim=True))
+    moved = BaseOutput(probs=base.probs.roll(1, 1))
+
+    def change(pixels: Tensor, output: BaseOutput) -> Tensor:
+        seen = model.visible(output)
+        condition = model.condition(pixels[..., :32, :40], BaseOutput(seen.probs[..., :32, :40]))
+        x_t = torch.zeros(3, 16, 20, dtype=torch.long)
+        with torch.inference_mode():
+            return model.denoise(x_t, condition, torch.ones(3))
+
+    plain = change(image, base)
+    pairs = ((1 - image, base), (image, moved), (image, sharp))
+    first, second, third = (not torch.allclose(plain, change(*p), atol=1e-5) for p in pairs)
+    return first, second, third
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "expected"),
+    [
+        ("probs", (True, True, True)),
+        ("logits", (False, True, True)),
+        ("mask", (False, True, False)),
+        ("none", (False, False, False)),
+    ],
+)
+def test_conditions(
+    image: Tensor, base: BaseOutput, conditioning: Conditioning, expected: tuple[bool, bool, bool]
+) -> None:
+    model = refiner(config(conditioning=conditioning, residual=conditioning != "none"))
+    assert depends_on(model, image, base) == expected
+    assert model(image, base, num_inference_steps=2).probs.shape == base.probs.shape
+
+
+def test_the_mask_condition_hides_the_confidence(image: Tensor, base: BaseOutput) -> None:
+    model = refiner(config(conditioning="mask"))
+    assert same(model(image, base), model(image, base.labels))
+
+
+# the chain
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_chain_may_start_from_the_base(image: Tensor, base: BaseOutput, steps: int) -> None:
+    model = refiner()
+    states: list[tuple[Tensor, Tensor]] = []
+    model.network.register_forward_hook(lambda _, args, __: states.append((args[0], args[2])))
+    out = model(image, base, num_inference_steps=steps, start="base")
+    assert out.num_calls == len(states) == steps
+    assert [t[0].item() for _, t in states] == pytest.approx(
+        [(steps - i) / (steps + 1) for i in range(steps)]
+    )
+    pooled, _ = pad_to_multiple(base.probs, 4)
+    labels = block_mean(pooled, 2).argmax(1)
+    kept = (states[0][0] == labels).float().mean().item()
+    survival = 1 / (steps + 1)
+    assert kept == pytest.approx(survival + (1 - survival) / 3, abs=0.06)
+    with pytest.raises(InputError, match="start must be noise or base"):
+        model(image, base, start="end")  # type: ignore[arg-type]
+
+
+def test_the_last_calls_can_be_averaged(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    plain = model(image, base, num_inference_steps=4)
+    mean = model(image, base, num_inference_steps=4, average_last=3)
+    assert not same(plain, mean)
+    assert mean.uncertainty.mean() > plain.uncertainty.mean() - 0.01
+    control = refiner(config(state_input=False))
+    assert same(
+        control(image, base, num_inference_steps=4),
+        control(image, base, num_inference_steps=4, average_last=4),
+    )
 
 
 # what comes in

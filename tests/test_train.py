@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from crispmask.data.sample import write_mask
 from crispmask.data.source import open_split
-from crispmask.data.transforms import AugmentConfig
+from crispmask.data.transforms import AugmentConfig, resize_labels
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
-from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
@@ -218,13 +219,17 @@ def test_refiner_run_leaves_the_base_alone(
         {"state_input": False},
         {"process": "absorbing", "schedule": "cosine"},
         {"stride": 1, "patch_size": 1},
+        {"process": "mixed", "noise_target": "truth", "vlb_weight": 0.1},
+        {"conditioning": "logits", "noise_target": "base"},
+        {"conditioning": "mask", "first_stage": 0.0, "embed_trained": False},
+        {"conditioning": "none", "noise_target": "truth", "condition_dropout": 0.0},
     ],
     ids=str,
 )
 def test_kinds_of_refiner(data: Path, base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = replace(refiner_config(data, base, steps=2), **changes)
     model = MaskRefiner.from_pretrained(train(config, tmp_path / "refiner"))
-    found = {**vars(model.config), **vars(model.config.network)}
+    found = {**vars(config), **vars(model.config), **vars(model.config.network)}
     assert found | changes == found
     segmenter, image = FPNSegmenter.from_pretrained(base), torch.rand(1, 3, 40, 33)
     assert model(image, segmenter(image), num_inference_steps=2).probs.shape == (1, 3, 40, 33)
@@ -481,6 +486,48 @@ def test_first_stage_and_control_see_noise_only() -> None:
     assert later.min() > 0
     assert seen(0.6, state_input=False).tolist() == [1, 1, 1, 1]
     assert len(times) == 1
+
+
+@pytest.mark.parametrize("target", ["first", "truth", "base"])
+def test_noise_targets(target: Literal["first", "truth", "base"]) -> None:
+    model, settings = tiny_refiner(noise_target=target, condition_dropout=0.0)
+    nn.init.normal_(model.network.classifier.weight)
+    objective, batch = RefinerObjective(model, settings), batch_of(shapes(4, seed=0))
+    base = objective.base_output(batch, torch.Generator().manual_seed(0))
+    condition = model.condition(batch.images, base)
+    x_1 = torch.zeros(condition.log_base[:, 0].shape, dtype=torch.long)
+    found = objective.clean_mask(batch, condition, x_1)
+    expected = {
+        "first": model.state_logits(x_1, condition, torch.ones(4)).argmax(1),
+        "truth": resize_labels(batch.masks, (x_1.shape[1], x_1.shape[2])),
+        "base": condition.log_base.argmax(1),
+    }
+    assert torch.equal(found, expected[target])
+    assert sum(torch.equal(found, other) for other in expected.values()) == 1
+
+
+def test_the_variational_bound_adds_to_the_loss() -> None:
+    losses = []
+    for weight in (0.0, 1.0):
+        model, settings = tiny_refiner(
+            noise_target="truth", vlb_weight=weight, condition_dropout=0.0
+        )
+        objective = RefinerObjective(model, settings)
+        generator = torch.Generator().manual_seed(0)
+        losses.append(objective(batch_of(shapes(4, seed=0)), 0.9, generator).item())
+    assert losses[1] > losses[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"vlb_weight": 0.1}, "vlb_weight needs noise_target"),
+        ({"noise_target": "base", "conditioning": "features"}, "needs the base's probabilities"),
+    ],
+)
+def test_fields_that_contradict_each_other(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        tiny_refiner(**fields)
 
 
 def test_untrained_refiner_has_the_loss_of_its_base() -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from crispmask.metrics.boundary import BoundaryIoU
     from crispmask.metrics.calibration import CalibrationError
     from crispmask.metrics.confusion import ConfusionMatrix
-    from crispmask.models.refiner import MaskRefiner, RefinerConfig, RefinerOutput
+    from crispmask.models.refiner import MaskRefiner, RefinerOutput
+    from crispmask.models.refiner_config import RefinerConfig
     from crispmask.models.segmenters import BaseOutput, FPNSegmenter, as_base_output
     from crispmask.nn.unet import MaskUNet
     from crispmask.report import Report
@@ -37,7 +38,8 @@ _MODULES = {
     "metrics.boundary": ("BoundaryIoU",),
     "metrics.calibration": ("CalibrationError",),
     "metrics.confusion": ("ConfusionMatrix",),
-    "models.refiner": ("MaskRefiner", "RefinerConfig", "RefinerOutput"),
+    "models.refiner": ("MaskRefiner", "RefinerOutput"),
+    "models.refiner_config": ("RefinerConfig",),
     "models.segmenters": ("BaseOutput", "FPNSegmenter", "as_base_output"),
     "nn.unet": ("MaskUNet",),
     "report": ("Report",),

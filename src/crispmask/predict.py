@@ -1,17 +1,24 @@
-"""Images of any size: overlapping windows whose probabilities are blended."""
+"""Images of any size and in several views: windows around one mask, flips and scales."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
+from crispmask.diffusion.categorical import image_generators
 from crispmask.errors import InputError
 from crispmask.models.refiner import MaskRefiner, RefinerOutput
-from crispmask.models.segmenters import BaseOutput
-from crispmask.shapes import Image
+from crispmask.models.refiner_config import Sampling
+from crispmask.models.segmenters import BaseOutput, Segmenter
+from crispmask.shapes import Image, Logits, Mask, Probs, Time
+
+PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""With flips, the 12 views of DDPS's multi-scale protocol."""
 
 
+@torch.inference_mode()
 def refine_windows(
     refiner: MaskRefiner,
     image: Image,
@@ -19,59 +26,98 @@ def refine_windows(
     *,
     window: int = 1024,
     overlap: int = 128,
-    num_inference_steps: int = 1,
-    guidance_scale: float = 1.0,
-    eta: float = 0.0,
-    seed: int = 0,
+    sampling: Sampling | None = None,
     name: str = "0",
 ) -> RefinerOutput:
-    """Refined mask of one large image, window by window, in the memory of a few windows.
+    """Refined mask of one large image: one noisy mask, denoised window by window.
 
-    Neighbouring windows share ``overlap`` pixels, over which the weight of each falls linearly
-    to its edge, so that no seam remains. An image that fits one window is refined as it is.
+    At every call each window reads its part of the one mask, and their logits are blended before
+    the next state is drawn, so that neighbours cannot drift apart. Neighbouring windows share
+    ``overlap`` pixels, over which the weight of each falls linearly to its edge. An image that
+    fits one window is refined as it is. ``num_calls`` counts the calls of all windows.
+
+    Args:
+        refiner: with conditioning other than "features", which belong to the whole image.
+        image: 1 3 h w in [0, 1].
+        base: output for this image.
+        window: side in pixels, a multiple of the refiner's.
+        overlap: pixels that neighbours share, a multiple of the refiner's, less than the window.
+        sampling: options of the chain; one call by default.
+        name: of the image; its noise depends on it.
 
     Raises:
-        InputError: if the batch is not 1, the overlap does not fit the window, or the base gives
-            features, which belong to the whole image.
+        InputError: if the batch is not 1, window or overlap do not fit, or the base gives features
+            to a refiner that reads them.
     """
+    sampling = sampling or Sampling()
     if image.shape[0] != 1:
         raise InputError(f"windows are for one image at a time, got a batch of {image.shape[0]}.")
-    if not 0 <= overlap < window:
-        raise InputError(f"overlap must lie in [0, {window}), got {overlap}.")
-    h, w = image.shape[-2:]
-
-    def refine(pixels: Image, output: BaseOutput, part: str) -> RefinerOutput:
-        result: RefinerOutput = refiner(
-            pixels,
-            output,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            seed=seed,
-            names=[part],
+    stride = refiner.config.stride
+    multiple = stride * refiner.network.config.stride
+    if not 0 <= overlap < window or window % multiple or overlap % multiple:
+        raise InputError(
+            f"window and overlap must be multiples of {multiple}, the overlap the smaller one, got "
+            f"{window} and {overlap}."
         )
-        return result
-
-    if h <= window and w <= window:
-        return refine(image, base, name)
-    if base.features is not None and refiner.config.conditioning == "features":
+    pixels, given = refiner.inputs(image, base)
+    pixels, padded = refiner.pad(pixels, given)
+    h, w = pixels.shape[-2:]
+    whole = h <= window and w <= window
+    if not whole and refiner.config.conditioning == "features":
         raise InputError(
             'windows need a refiner with conditioning="probs": features belong to a whole image; '
             "refine the image as one, or train such a refiner."
         )
-    total = torch.zeros_like(base.probs)
-    weight = torch.zeros_like(base.probs[:, :1])
-    calls = 0
-    for top, left in windows(h, w, window=window, overlap=overlap):
-        rows, columns = slice(top, top + window), slice(left, left + window)
-        output = BaseOutput(probs=base.probs[..., rows, columns])
-        part = refine(image[..., rows, columns], output, f"{name}/{top},{left}")
-        ramp = taper(*part.probs.shape[-2:], overlap=overlap).to(part.probs.device)
-        total[..., rows, columns] += ramp * part.probs
-        weight[..., rows, columns] += ramp
-        calls += part.num_calls
-    probs = total / weight
-    return RefinerOutput(probs=probs, trace=(), num_calls=calls)
+    with refiner.inferring():
+        parts = []
+        for top, left in windows(h, w, window=window, overlap=overlap):
+            rows, columns = slice(top, top + window), slice(left, left + window)
+            seen = padded if whole else BaseOutput(probs=padded.probs[..., rows, columns])
+            part = refiner.bind(
+                pixels[..., rows, columns], seen, guidance_scale=sampling.guidance_scale
+            )
+            parts.append((top // stride, left // stride, part))
+        log_base = blend(
+            [(top, left, part.log_base) for top, left, part in parts],
+            size=(h // stride, w // stride),
+            overlap=overlap // stride,
+        )
+
+        def denoise(x_t: Mask, t: Time) -> Logits:
+            logits = []
+            for top, left, part in parts:
+                mask = x_t[:, top : top + window // stride, left : left + window // stride]
+                logits.append((top, left, part.denoise(mask, t)))
+            return blend(logits, size=x_t.shape[-2:], overlap=overlap // stride)
+
+        result = refiner.sample(
+            parts[0][2].denoise if whole else denoise,
+            log_base,
+            sampling,
+            image_generators(sampling.seed, [name]),
+        )
+    probs = refiner.answer_probs(refiner.change(result.logits, log_base), given.probs)
+    return RefinerOutput(probs=probs, trace=(), num_calls=result.num_calls * len(parts))
+
+
+def blend(
+    parts: Sequence[tuple[int, int, Float[Tensor, "1 k _ _"]]],
+    *,
+    size: Sequence[int],
+    overlap: int,
+) -> Float[Tensor, "1 k h w"]:
+    """Weighted mean of windows, given as (top, left, values), where they overlap."""
+    if len(parts) == 1:
+        return parts[0][2]
+    first = parts[0][2]
+    total = first.new_zeros(1, first.shape[1], *size)
+    weight = first.new_zeros(*size)
+    for top, left, values in parts:
+        h, w = values.shape[-2:]
+        ramp = taper(h, w, overlap=overlap).to(first)
+        total[..., top : top + h, left : left + w] += ramp * values
+        weight[top : top + h, left : left + w] += ramp
+    return total.div_(weight)
 
 
 def windows(h: int, w: int, *, window: int, overlap: int) -> Iterator[tuple[int, int]]:
@@ -95,3 +141,42 @@ def taper(h: int, w: int, *, overlap: int) -> Float[Tensor, "h w"]:
         return edge.clamp(max=1.0)
 
     return side(h)[:, None] * side(w)[None]
+
+
+Refine = Callable[[Image, BaseOutput], RefinerOutput]
+"""A refiner with its options bound, for instance by functools.partial."""
+
+
+def refine_views(
+    segmenter: Segmenter,
+    refine: Refine,
+    image: Image,
+    *,
+    scales: Sequence[float] = PAPER_SCALES,
+    flip: bool = True,
+) -> Probs:
+    """Mean probabilities over scales and mirror images, each segmented and refined, b k h w.
+
+    With the default scales, the 12-view protocol of DDPS (Lai et al. 2023).
+
+    Raises:
+        InputError: if there is no scale, or one is not positive.
+    """
+    if not scales or min(scales) <= 0:
+        raise InputError(f"scales must be positive numbers, at least one, got {tuple(scales)}.")
+    h, w = image.shape[-2:]
+    total: Tensor | None = None
+    for scale in scales:
+        size = (max(1, round(h * scale)), max(1, round(w * scale)))
+        resized = F.interpolate(
+            image, size, mode="bilinear", align_corners=False, antialias=scale < 1
+        )
+        for mirrored in (False, True) if flip else (False,):
+            view = resized.flip(-1) if mirrored else resized
+            probs = refine(view, segmenter(view)).probs
+            probs = probs.flip(-1) if mirrored else probs
+            if size != (h, w):
+                probs = F.interpolate(probs, (h, w), mode="bilinear", align_corners=False)
+            total = probs if total is None else total + probs
+    assert total is not None
+    return total / (len(scales) * (2 if flip else 1))

@@ -13,8 +13,10 @@ from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.data.catalog import palette_for
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
 from crispmask.data.sample import overlay, read_image
+from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
 from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import Sampling
 from crispmask.models.segmenters import as_base_output, check_same_size
 from crispmask.predict import refine_windows
 
@@ -36,8 +38,7 @@ class RefineArguments:
             or folders of these; several are matched with the images by name without ending.
         model: bundled name such as earth-small, or a folder.
         output: folder to write to.
-        num_inference_steps: network calls per image.
-        seed: of the random numbers; each image's depend on this and its name only.
+        sampling: options of the chain of calls.
         uncertainty: also write OUTPUT/uncertainty/NAME.png, 0 certain to 255 a uniform guess.
     """
 
@@ -45,17 +46,13 @@ class RefineArguments:
     base: tuple[Path, ...]
     model: str
     output: Path
-    num_inference_steps: int = 1
-    seed: int = 0
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
     uncertainty: bool = False
 
     def __post_init__(self) -> None:
         if not self.images or not self.base:
             raise InputError("at least one image and one --base are needed.")
-        if self.num_inference_steps < 1:
-            raise InputError(
-                f"--num-inference-steps must be at least 1, got {self.num_inference_steps}."
-            )
+        timesteps(self.sampling.num_inference_steps)  # checks the number
 
 
 def refine(args: RefineArguments) -> int:
@@ -84,8 +81,7 @@ def refine(args: RefineArguments) -> int:
             refiner,
             image[None],
             as_base_output(base_path, num_classes=len(class_names)),
-            num_inference_steps=args.num_inference_steps,
-            seed=args.seed,
+            sampling=args.sampling,
             name=name,
         )
         labels = out.labels[0]

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,13 +15,16 @@ from torch.nn import functional as F
 from crispmask.data.transforms import block_mean, pad_to_multiple
 from crispmask.diffusion.categorical import (
     AbsorbingDiffusion,
+    Process,
     UniformDiffusion,
     image_generators,
 )
-from crispmask.diffusion.samplers import Denoise, guided, sample_mask
-from crispmask.diffusion.schedules import SCHEDULES
+from crispmask.diffusion.mixed import MixedDiffusion
+from crispmask.diffusion.samplers import Denoise, MaskSample, guided, sample_mask
+from crispmask.diffusion.schedules import SCHEDULES, Schedule
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
+from crispmask.models.refiner_config import RefinerConfig, Sampling
 from crispmask.models.segmenters import (
     BaseOutput,
     as_base_output,
@@ -28,94 +33,17 @@ from crispmask.models.segmenters import (
     evaluating,
 )
 from crispmask.nn.layers import standardized_once
-from crispmask.nn.unet import MaskUNet, MaskUNetConfig, Stem
+from crispmask.nn.unet import MaskUNet, Stem
 from crispmask.shapes import Image, Logits, Mask, Probs, Time
+
+PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
+    "uniform": UniformDiffusion,
+    "absorbing": AbsorbingDiffusion,
+    "mixed": MixedDiffusion,
+}
 
 SMOOTHING = 0.01
 """Share of uniform probability mixed into a base output, so that its logarithm is finite."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RefinerConfig:
-    """What a `MaskRefiner` is made of.
-
-    Attributes:
-        class_names: names in the order of the ids.
-        network: size of the denoiser; `condition_channels` says what its cond_channels must be.
-        conditioning: "probs" reads the image and the base's probabilities or labels and works
-            behind any segmenter; "features" reads the base's feature maps, as the paper does.
-        stride: pixels of the image per pixel of the diffused mask, along each side.
-        process: how labels are corrupted; "absorbing" needs one state more than classes.
-        schedule: survival of a label over time.
-        residual: predict a change of the base's log-probabilities instead of logits.
-        feature_channels: channels of the base's features ("features" only).
-        condition_dropout: share of training images that were shown without condition; guidance
-            needs some.
-        temperature: divides the logits of the answer; fitted on held-out images, it makes the
-            probabilities honest and changes no label (Guo et al. 2017).
-    """
-
-    class_names: tuple[str, ...]
-    network: MaskUNetConfig
-    conditioning: Literal["probs", "features"] = "probs"
-    stride: int = 2
-    process: Literal["uniform", "absorbing"] = "uniform"
-    schedule: Literal["linear", "cosine"] = "linear"
-    residual: bool = True
-    feature_channels: int = 0
-    condition_dropout: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        k = self.network.num_classes
-        for name, known in (
-            ("conditioning", ("probs", "features")),
-            ("process", ("uniform", "absorbing")),
-            ("schedule", tuple(SCHEDULES)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}."
-                )
-        if len(self.class_names) != k:
-            raise ValueError(
-                f"class_names has {len(self.class_names)} names, the network {k} classes; "
-                "give one name for each class."
-            )
-        if self.stride not in (1, 2, 4):
-            raise ValueError(f"stride must be 1, 2 or 4, got {self.stride}.")
-        if (self.conditioning == "features") != (self.feature_channels > 0):
-            raise ValueError(
-                'feature_channels belongs to conditioning "features" and must then be positive, '
-                f"got {self.feature_channels} with {self.conditioning!r}."
-            )
-        states = k + (self.process == "absorbing")
-        if self.network.num_states != states:
-            raise ValueError(
-                f"the {self.process} process over {k} classes has {states} states, the network "
-                f"has num_states={self.network.num_states}."
-            )
-        want = condition_channels(
-            self.conditioning, k, stride=self.stride, feature_channels=self.feature_channels
-        )
-        if self.network.cond_channels != want:
-            raise ValueError(
-                f"the condition has {want} channels, the network cond_channels="
-                f"{self.network.cond_channels}; set it to {want}."
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}.")
-        if not 0 <= self.condition_dropout < 1:
-            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
-
-
-def condition_channels(
-    conditioning: str, num_classes: int, *, stride: int, feature_channels: int = 0
-) -> int:
-    """Channels of the condition: the features, or colours of the pixels and probabilities."""
-    if conditioning == "features":
-        return feature_channels
-    return 3 * stride**2 + num_classes
 
 
 @dataclass(frozen=True)
@@ -128,6 +56,14 @@ class Condition:
     """
 
     stem: Stem
+    log_base: Logits
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A denoiser with its condition, and the base's log-probabilities at the state's size."""
+
+    denoise: Denoise
     log_base: Logits
 
 
@@ -177,12 +113,16 @@ class MaskRefiner(nn.Module, Pretrained):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
-    def process(self) -> UniformDiffusion | AbsorbingDiffusion:
+    def process(self) -> Process:
         """The forward process of this model."""
         classes, schedule = self.config.network.num_classes, SCHEDULES[self.config.schedule]
-        if self.config.process == "absorbing":
-            return AbsorbingDiffusion(classes, schedule)
-        return UniformDiffusion(classes, schedule)
+        return PROCESSES[self.config.process](classes, schedule)
+
+    def visible(self, base: BaseOutput) -> BaseOutput:
+        """What this refiner may know of a base output: its labels only, if it reads masks."""
+        if self.config.conditioning != "mask":
+            return base
+        return BaseOutput.from_labels(base.labels, num_classes=base.probs.shape[1])
 
     def condition(
         self,
@@ -195,13 +135,14 @@ class MaskRefiner(nn.Module, Pretrained):
 
         Args:
             image: sides are multiples of ``stride * network.stride``.
-            base: output for this image.
+            base: `visible` output for this image.
             keep: images of the batch that keep their condition; the others get zeros in its place
                 and a uniform base, as guidance is trained.
         """
-        stride = self.config.stride
+        stride, kind = self.config.stride, self.config.conditioning
         probs = block_mean(base.probs, stride)  # b k h/s w/s
-        if self.config.conditioning == "features":
+        log_base = log_smoothed(probs)
+        if kind == "features":
             if base.features is None:
                 raise InputError(
                     'this refiner reads the features of its base (conditioning="features"), but '
@@ -217,10 +158,13 @@ class MaskRefiner(nn.Module, Pretrained):
             cond = F.interpolate(
                 base.features, size=probs.shape[-2:], mode="bilinear", align_corners=False
             )
-        else:
+        elif kind == "probs":
             pixels = F.pixel_unshuffle((image - 0.5) * 4, stride)  # b 3ss h/s w/s
             cond = torch.cat([pixels, probs], dim=1)
-        log_base = log_smoothed(probs)
+        elif kind == "none":
+            cond = torch.zeros_like(probs[:, :1])
+        else:
+            cond = log_base if kind == "logits" else probs
         if keep is not None:
             weight = keep.to(cond.dtype).view(-1, 1, 1, 1)
             cond, log_base = cond * weight, log_base * weight
@@ -245,6 +189,8 @@ class MaskRefiner(nn.Module, Pretrained):
         num_inference_steps: int = 1,
         guidance_scale: float = 1.0,
         eta: float = 0.0,
+        start: Literal["noise", "base"] = "noise",
+        average_last: int = 1,
         seed: int = 0,
         names: list[str] | None = None,
         keep_trace: bool = False,
@@ -256,8 +202,10 @@ class MaskRefiner(nn.Module, Pretrained):
             base: labels, probabilities, logits, a `BaseOutput`, a model output with ``logits`` or
                 the path of one of these; of the image's size.
             num_inference_steps: calls of the network, exactly.
-            guidance_scale: s in ``uncond + s (cond - uncond)``; 1 is off.
+            guidance_scale: see `Sampling`, as the next four.
             eta: 0 re-noises the estimate freely between calls, 1 takes exact ancestral steps.
+            start: begin with pure noise or with the base's labels, noised.
+            average_last: calls at the end whose probabilities are averaged.
             seed: seeds each image's noise, together with its name.
             names: one for each image of the batch; their position by default.
             keep_trace: also return the labels after each call.
@@ -265,52 +213,109 @@ class MaskRefiner(nn.Module, Pretrained):
         Raises:
             InputError: if image or base cannot be used, or they do not fit each other.
         """
-        config = self.config
-        if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
-        if guidance_scale != 1 and not config.condition_dropout:
-            warnings.warn(
-                f"guidance_scale is {guidance_scale}, but this model was trained without condition "
-                "dropout and has no unconditional answer to be guided from; leave it at 1.",
-                stacklevel=2,
+        sampling = Sampling(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            start=start,
+            average_last=average_last,
+            seed=seed,
+        )
+        pixels, given = self.inputs(image, base)
+        if names is not None and len(names) != len(pixels):
+            raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
+        generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
+        with self.inferring():
+            bound = self.bind(*self.pad(pixels, given), guidance_scale=guidance_scale)
+            result = self.sample(
+                bound.denoise, bound.log_base, sampling, generators, keep_trace=keep_trace
             )
+        return RefinerOutput(
+            probs=self.answer_probs(self.change(result.logits, bound.log_base), given.probs),
+            trace=result.trace,
+            num_calls=result.num_calls,
+        )
+
+    def inputs(self, image: Any, base: Any) -> tuple[Image, BaseOutput]:
+        """Image and base output as tensors on this model's device, checked.
+
+        Raises:
+            InputError: if one cannot be used, or they do not fit each other.
+        """
         device = next(self.parameters()).device
         pixels = as_image(image).to(device)
-        given = as_base_output(base, num_classes=config.network.num_classes)
+        given = self.visible(as_base_output(base, num_classes=self.config.network.num_classes))
         given = BaseOutput(
             probs=given.probs.to(device).float(),
             features=None if given.features is None else given.features.to(device),
         )
         check_same_size(pixels, given)
-        if names is not None and len(names) != len(pixels):
-            raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
-        generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
-        padded, padded_base = self._pad(pixels, given)
+        return pixels, given
+
+    @contextmanager
+    def inferring(self) -> Iterator[None]:
+        """Evaluation mode, filters standardised once, bf16 where the device has it."""
+        device = next(self.parameters()).device
         with evaluating(self), standardized_once(self), autocast(device):
-            cond = self.condition(padded, padded_base)
-            none = None
-            if guidance_scale != 1:
-                off = torch.zeros(len(pixels), device=device)
-                none = self.condition(padded, padded_base, keep=off)
-            denoise = self._bind(cond, none, guidance_scale)
-            size = (len(pixels), *cond.log_base.shape[-2:])
-            result = sample_mask(
-                self.process,
-                denoise,
-                self.process.prior(size, generator=generators, device=device),
-                num_inference_steps=num_inference_steps,
-                eta=eta,
-                generator=generators,
-                keep_trace=keep_trace,
+            yield
+
+    def bind(self, image: Image, base: BaseOutput, *, guidance_scale: float) -> Bound:
+        """The denoiser with this condition; both halves of guidance run as one batch."""
+        cond = self.condition(image, base)
+        if guidance_scale == 1:
+            return Bound(lambda x_t, t: self.state_logits(x_t, cond, t), cond.log_base)
+        if not self.config.condition_dropout:
+            warnings.warn(
+                f"guidance_scale is {guidance_scale}, but this model was trained without condition "
+                "dropout and has no unconditional answer to be guided from; leave it at 1.",
+                stacklevel=3,
             )
-        answer = result.logits.float()
-        change = answer - cond.log_base if config.residual else answer
-        probs = self.answer_probs(change, given.probs)
-        return RefinerOutput(
-            probs=probs,
-            trace=result.trace,
-            num_calls=result.num_calls,
+        none = self.condition(image, base, keep=torch.zeros(len(image), device=image.device))
+        both = Condition(
+            stem=torch.cat([cond.stem, none.stem]),
+            log_base=torch.cat([cond.log_base, none.log_base]),
         )
+
+        def pair(x_t: Mask, t: Time) -> tuple[Logits, Logits]:
+            logits = self.state_logits(x_t.repeat(2, 1, 1), both, t.repeat(2))
+            first, second = logits.chunk(2)
+            return first, second
+
+        return Bound(guided(pair, guidance_scale), cond.log_base)
+
+    def sample(
+        self,
+        denoise: Denoise,
+        log_base: Logits,
+        sampling: Sampling,
+        generators: list[torch.Generator],
+        *,
+        keep_trace: bool = False,
+    ) -> MaskSample:
+        """Run the chain at the size of the state."""
+        b, _, h, w = log_base.shape
+        steps, time = sampling.num_inference_steps, 1.0
+        if sampling.start == "base":
+            time = steps / (steps + 1)
+            t = torch.full((b,), time, device=log_base.device)
+            x_start = self.process.forward(log_base.argmax(1), t, generator=generators)
+        else:
+            x_start = self.process.prior((b, h, w), generator=generators, device=log_base.device)
+        return sample_mask(
+            self.process,
+            denoise,
+            x_start,
+            num_inference_steps=steps,
+            start_time=time,
+            eta=sampling.eta,
+            average_last=sampling.average_last,
+            generator=generators,
+            keep_trace=keep_trace,
+        )
+
+    def change(self, logits: Logits, log_base: Logits) -> Logits:
+        """What `sample` added to the base's log-probabilities, or the logits themselves."""
+        return logits.float() - log_base if self.config.residual else logits.float()
 
     def answer_logits(
         self,
@@ -355,7 +360,7 @@ class MaskRefiner(nn.Module, Pretrained):
         up: Tensor = F.interpolate(delta, scale_factor=scale, mode="bilinear", align_corners=False)
         return up
 
-    def _pad(
+    def pad(
         self, image: Image, base: BaseOutput
     ) -> tuple[Float[Tensor, "b 3 p_h p_w"], BaseOutput]:
         """Both with sides that `condition` takes; features stay where they belong."""
@@ -368,22 +373,6 @@ class MaskRefiner(nn.Module, Pretrained):
             features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
             features, _ = pad_to_multiple(features, multiple)
         return padded, BaseOutput(probs=probs, features=features)
-
-    def _bind(self, cond: Condition, none: Condition | None, guidance_scale: float) -> Denoise:
-        """The denoiser with its conditions; both halves of guidance run as one batch."""
-        if none is None:
-            return lambda x_t, t: self.state_logits(x_t, cond, t)
-        both = Condition(
-            stem=torch.cat([cond.stem, none.stem]),
-            log_base=torch.cat([cond.log_base, none.log_base]),
-        )
-
-        def pair(x_t: Mask, t: Time) -> tuple[Logits, Logits]:
-            logits = self.state_logits(x_t.repeat(2, 1, 1), both, t.repeat(2))
-            first, second = logits.chunk(2)
-            return first, second
-
-        return guided(pair, guidance_scale)
 
 
 def smooth(probs: Probs) -> Probs:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crispmask.data.transforms import AugmentConfig
+from crispmask.models.refiner_config import Conditioning, ProcessName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +101,25 @@ class RefinerTrainConfig:
             base is much better on its training images than on others; at least 5.
         loop: steps and rates, of both stages together.
         augment: crops and colours; crop sides in pixels of the image.
-        conditioning: "probs" (any segmenter) or "features" (the paper).
+        conditioning: what the denoiser is told: "probs" (any segmenter), "features" (the paper),
+            "logits", "mask" or "none".
         stride: pixels of the image per pixel of the diffused mask.
-        process: forward process.
+        process: how labels are corrupted: "uniform", "absorbing" or "mixed".
         schedule: survival of a label over time.
+        noise_target: mask that is noised for training: the network's own "first" prediction (the
+            paper), the "truth", or the "base" prediction.
         widths: channels of the denoiser per level.
         depth: residual blocks of the denoiser before each skip.
         patch_size: state pixels per position inside the denoiser.
         state_input: False trains the control: the same network without the mask input.
-        first_stage: share of the steps in the first stage.
+        embed_trained: learn the label table; the paper keeps it random.
+        first_stage: share of the steps in the first stage; 0 trains in one stage.
         noise_share: share of pure-noise draws (t = 1) in the second stage.
         condition_dropout: share of images whose condition is removed; guidance needs some.
         dice_weight: weight of the soft Dice loss beside the cross-entropy; it moves the answer
             towards rare classes, as mIoU counts them.
+        vlb_weight: weight of the variational bound's term of a step of 1/20 (D3PM's hybrid loss);
+            needs noise on the truth.
         hard_labels: share of images whose base probabilities are replaced by one-hot labels, so
             that the refiner also serves segmenters that give labels only.
     """
@@ -122,18 +129,21 @@ class RefinerTrainConfig:
     loop: LoopConfig
     augment: AugmentConfig
     fold_bases: tuple[str, ...] = ()
-    conditioning: Literal["probs", "features"] = "probs"
+    conditioning: Conditioning = "probs"
     stride: int = 2
-    process: Literal["uniform", "absorbing"] = "uniform"
+    process: ProcessName = "uniform"
     schedule: Literal["linear", "cosine"] = "linear"
+    noise_target: Literal["first", "truth", "base"] = "first"
     widths: tuple[int, ...] = (32, 48, 64)
     depth: int = 1
     patch_size: int = 2
     state_input: bool = True
+    embed_trained: bool = True
     first_stage: float = 0.5
     noise_share: float = 0.25
     condition_dropout: float = 0.1
     dice_weight: float = 0.0
+    vlb_weight: float = 0.0
     hard_labels: float = 0.15
 
     def __post_init__(self) -> None:
@@ -141,6 +151,16 @@ class RefinerTrainConfig:
             raise ValueError(
                 f"fold_bases needs at least 5 bases, got {len(self.fold_bases)}: bases trained on "
                 "much less data are too weak to learn from."
+            )
+        if self.noise_target == "base" and self.conditioning == "features":
+            raise ValueError(
+                'noise_target="base" needs the base\'s probabilities, which are not kept with '
+                'conditioning="features".'
+            )
+        if self.vlb_weight and self.noise_target != "truth":
+            raise ValueError(
+                'vlb_weight needs noise_target="truth": without noise on the truth the term bounds '
+                "nothing."
             )
         for name in ("first_stage", "noise_share", "hard_labels"):
             if not 0 <= getattr(self, name) <= 1:

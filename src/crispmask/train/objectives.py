@@ -5,12 +5,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.diffusion.losses import cross_entropy, soft_dice
-from crispmask.models.refiner import MaskRefiner
+from crispmask.data.transforms import resize_labels
+from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
+from crispmask.models.refiner import Condition, MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
+
+VLB_STEPS = 20
+"""Steps of the chain whose bound is trained, as many as DDPS takes on Cityscapes."""
 
 
 def segmentation_loss(logits: Logits, target: Mask, *, dice_weight: float) -> Float[Tensor, ""]:
@@ -41,10 +45,10 @@ class SegmenterObjective(nn.Module):
 
 
 class RefinerObjective(nn.Module):
-    """Cross-entropy of the clean mask, with noise on the network's first prediction.
+    """Loss of the clean mask, given a noisy one.
 
-    The diffusion-on-first-prediction of DDPS (Lai et al. 2023): the state is never made from the
-    truth, so that training sees the kind of mask that inference will see.
+    By default the diffusion-on-first-prediction of DDPS (Lai et al. 2023): the state is never made
+    from the truth, so that training sees the kind of mask that inference will see.
     """
 
     def __init__(self, model: MaskRefiner, config: RefinerTrainConfig) -> None:
@@ -55,26 +59,43 @@ class RefinerObjective(nn.Module):
     def forward(self, batch: Batch, progress: float, generator: torch.Generator) -> Tensor:
         """Loss of a batch at full resolution; ``progress`` in [0, 1) decides the stage."""
         model, settings = self.model, self.settings
-        base = self.base_output(batch, generator)
-        b = len(batch.images)
+        base = model.visible(self.base_output(batch, generator))
+        b, device = len(batch.images), batch.images.device
         keep = torch.rand(b, generator=generator) >= settings.condition_dropout
-        keep = keep.to(batch.images.device)
+        keep = keep.to(device)
         condition = model.condition(batch.images, base, keep=keep)
-        size = (b, *condition.log_base.shape[-2:])
-        device = batch.images.device
+        _, _, h, w = condition.log_base.shape
         t = torch.ones(b)
-        x_t = model.process.prior(size, generator=generator, device=device)
-        if settings.state_input and progress >= settings.first_stage:
+        x_t = model.process.prior((b, h, w), generator=generator, device=device)
+        noised = settings.state_input and progress >= settings.first_stage
+        if noised:
             drawn = 1 - torch.rand(b, generator=generator)  # (0, 1]
             pure = torch.rand(b, generator=generator) < settings.noise_share
             t = torch.where(pure, 1.0, drawn)
-            with torch.no_grad():
-                ones = torch.ones(b, device=device)
-                first = model.state_logits(x_t, condition, ones).argmax(1)
-            x_t = model.process.forward(first, t.to(device), generator=generator)
-        delta = model.denoise(x_t, condition, t.to(device))
+            start = self.clean_mask(batch, condition, x_t)
+            x_t = model.process.forward(start, t.to(device), generator=generator)
+        t = t.to(device)
+        delta = model.denoise(x_t, condition, t)
         logits = model.answer_logits(delta, base.probs, keep=keep)
-        return segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
+        loss = segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
+        if settings.vlb_weight and noised:
+            small = delta + condition.log_base if model.config.residual else delta
+            truth = resize_labels(batch.masks, (h, w))
+            earlier = (t - 1 / VLB_STEPS).clamp(min=0)
+            bound = vlb(model.process, small, truth, x_t, t, earlier)
+            loss = loss + settings.vlb_weight * bound
+        return loss
+
+    @torch.no_grad()
+    def clean_mask(self, batch: Batch, condition: Condition, x_1: Mask) -> Mask:
+        """The mask that is noised, at the size of the state."""
+        target = self.settings.noise_target
+        if target == "truth":
+            return resize_labels(batch.masks, (x_1.shape[1], x_1.shape[2]))
+        if target == "base":
+            return condition.log_base.argmax(1)
+        ones = torch.ones(len(x_1), device=x_1.device)
+        return self.model.state_logits(x_1, condition, ones).argmax(1)
 
     def base_output(self, batch: Batch, generator: torch.Generator) -> BaseOutput:
         """The stored output of the base for these crops; some as hard labels."""

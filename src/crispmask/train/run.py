@@ -16,7 +16,8 @@ from crispmask.diffusion.losses import cross_entropy
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.checkpoint import write_atomic
-from crispmask.models.refiner import MaskRefiner, RefinerConfig, condition_channels
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels, num_states
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
 from crispmask.nn.fpn import FPNConfig
@@ -141,11 +142,12 @@ def _refiner_task(
     network = MaskUNetConfig(
         num_classes=k,
         cond_channels=cond,
-        num_states=k + (config.process == "absorbing"),
+        num_states=num_states(k, config.process),
         widths=config.widths,
         depth=config.depth,
         patch_size=config.patch_size,
         state_input=config.state_input,
+        embed_trained=config.embed_trained,
     )
     model = MaskRefiner(
         RefinerConfig(
@@ -155,7 +157,7 @@ def _refiner_task(
             stride=config.stride,
             process=config.process,
             schedule=config.schedule,
-            residual=config.conditioning == "probs",
+            residual=config.conditioning in ("probs", "logits", "mask"),
             feature_channels=features,
             condition_dropout=config.condition_dropout,
         )

@@ -1,0 +1,138 @@
+"""What a `MaskRefiner` is made of."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crispmask.diffusion.schedules import SCHEDULES
+from crispmask.errors import InputError
+from crispmask.nn.unet import MaskUNetConfig
+
+Conditioning = Literal["probs", "features", "logits", "mask", "none"]
+"""What the denoiser is told of image and base output, beside the noisy mask.
+
+- probs: the pixels and the base's probabilities or labels; works behind any segmenter.
+- features: the base's feature maps, as in DDPS (Lai et al. 2023).
+- logits: the base's log-probabilities alone, without the image.
+- mask: the base's labels alone.
+- none: nothing; the model is then a prior over masks.
+"""
+
+ProcessName = Literal["uniform", "absorbing", "mixed"]
+"""How labels are corrupted: replaced by uniform ones, masked, or half of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a chain of calls is run.
+
+    Attributes:
+        num_inference_steps: calls of the network, exactly.
+        guidance_scale: s in ``uncond + s (cond - uncond)`` (Ho and Salimans 2022); 1 is off.
+        eta: 0 re-noises the estimate freely between calls, 1 takes exact ancestral steps.
+        start: "noise" begins with pure noise; "base" with the base's labels, noised to
+            N / (N + 1), in place of the first prediction.
+        average_last: calls at the end whose probabilities are averaged.
+        seed: seeds each image's noise, together with its name.
+    """
+
+    num_inference_steps: int = 1
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+    start: Literal["noise", "base"] = "noise"
+    average_last: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start not in ("noise", "base"):
+            raise InputError(f"start must be noise or base, got {self.start!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """What a `MaskRefiner` is made of.
+
+    Attributes:
+        class_names: names in the order of the ids.
+        network: size of the denoiser; `condition_channels` says what its cond_channels must be.
+        conditioning: what the denoiser is told of image and base, see `Conditioning`.
+        stride: pixels of the image per pixel of the diffused mask, along each side.
+        process: how labels are corrupted; "absorbing" and "mixed" need one state more than classes.
+        schedule: survival of a label over time.
+        residual: predict a change of the base's log-probabilities instead of logits.
+        feature_channels: channels of the base's features ("features" only).
+        condition_dropout: share of training images that were shown without condition; guidance
+            needs some.
+        temperature: divides the logits of the answer; fitted on held-out images, it makes the
+            probabilities honest and changes no label (Guo et al. 2017).
+    """
+
+    class_names: tuple[str, ...]
+    network: MaskUNetConfig
+    conditioning: Conditioning = "probs"
+    stride: int = 2
+    process: ProcessName = "uniform"
+    schedule: Literal["linear", "cosine"] = "linear"
+    residual: bool = True
+    feature_channels: int = 0
+    condition_dropout: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        k = self.network.num_classes
+        for name, known in (
+            ("conditioning", get_args(Conditioning)),
+            ("process", get_args(ProcessName)),
+            ("schedule", tuple(SCHEDULES)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}."
+                )
+        if len(self.class_names) != k:
+            raise ValueError(
+                f"class_names has {len(self.class_names)} names, the network {k} classes; "
+                "give one name for each class."
+            )
+        if self.stride not in (1, 2, 4):
+            raise ValueError(f"stride must be 1, 2 or 4, got {self.stride}.")
+        if (self.conditioning == "features") != (self.feature_channels > 0):
+            raise ValueError(
+                'feature_channels belongs to conditioning "features" and must then be positive, '
+                f"got {self.feature_channels} with {self.conditioning!r}."
+            )
+        states = num_states(k, self.process)
+        if self.network.num_states != states:
+            raise ValueError(
+                f"the {self.process} process over {k} classes has {states} states, the network "
+                f"has num_states={self.network.num_states}."
+            )
+        want = condition_channels(
+            self.conditioning, k, stride=self.stride, feature_channels=self.feature_channels
+        )
+        if self.network.cond_channels != want:
+            raise ValueError(
+                f"the condition has {want} channels, the network cond_channels="
+                f"{self.network.cond_channels}; set it to {want}."
+            )
+        if self.residual and self.conditioning == "none":
+            raise ValueError('residual needs a base: set it to False with conditioning="none".')
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
+
+
+def condition_channels(
+    conditioning: str, num_classes: int, *, stride: int, feature_channels: int = 0
+) -> int:
+    """Channels of the condition, at the size of the noisy mask."""
+    if conditioning == "features":
+        return feature_channels
+    if conditioning == "none":
+        return 1  # zeros
+    return num_classes + (3 * stride**2 if conditioning == "probs" else 0)
+
+
+def num_states(num_classes: int, process: ProcessName) -> int:
+    """Labels a noisy mask may take: the classes, and the masked state where there is one."""
+    return num_classes + (process != "uniform")
