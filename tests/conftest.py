@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # tensors of a test are small, and pytest-xdist uses t
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with base/, refiner/ and control/ over three classes, weights drawn at random."""
     from crispmask.models.refiner import MaskRefiner
-from crispmask.models.refiner_config import RefinerConfig, condition_channels
+    from crispmask.models.refiner_config import RefinerConfig, condition_channels
     from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
     from crispmask.nn.fpn import FPNConfig
     from crispmask.nn.unet import MaskUNetConfig

@@ -1,7 +1,7 @@
 """``crispmask refine``: better masks from masks."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +46,7 @@ class RefineArguments:
     base: tuple[Path, ...]
     model: str
     output: Path
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
     uncertainty: bool = False
 
     def __post_init__(self) -> None:
