@@ -1,15 +1,20 @@
 """Folds: whole blocks, all used, and each image answered by the base that has not seen it."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from crispmask.data.earth import earth
+from crispmask.errors import InputError
 from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.recipes import earth_base, earth_refiner
+from crispmask.train import train
 from crispmask.train.batches import Stored, folds_of, with_base
 
 
@@ -52,3 +57,25 @@ def test_too_few_folds_are_refused() -> None:
         replace(earth_refiner(), fold_bases=("a", "b"))
     with pytest.raises(ValueError, match="fold 7 of 5"):
         replace(earth_base(), folds=5, fold=7)
+
+
+def test_bases_in_another_order_are_refused(tmp_path: Path) -> None:
+    folders = []
+    for fold in range(5):
+        folder = tmp_path / f"fold-{fold}"
+        sees_only(0).save_pretrained(folder)
+        record = {"settings": {"folds": 5, "fold": fold}}
+        (folder / "run.json").write_text(json.dumps(record))
+        folders.append(str(folder))
+    for part in ("images", "labels"):
+        for split in ("train", "val"):
+            (tmp_path / split / part).mkdir(parents=True)
+            Image.new("RGB" if part == "images" else "L", (16, 16)).save(
+                tmp_path / split / part / "0.png"
+            )
+    (tmp_path / "classes.txt").write_text("a\nb\nc")
+    config = replace(
+        earth_refiner(), data=str(tmp_path), base=folders[0], fold_bases=tuple(folders[::-1])
+    )
+    with pytest.raises(InputError, match="fold-4 stands in place 0 and was trained with .* 4"):
+        train(config, tmp_path / "run")

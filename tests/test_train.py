@@ -568,7 +568,7 @@ def test_the_average_of_the_weights_is_what_comes_back(tmp_path: Path) -> None:
         return task.draw(torch.Generator())
 
     settings = loop(steps=4, ema_decay=0.75)
-    averaged = fit(replace(task, draw=remember), settings, tmp_path, resume=False)
+    averaged = fit(replace(task, draw=remember), settings, tmp_path, resume=False).model
     weights.append(model.network.classifier.bias.detach())  # type: ignore[union-attr]
     expected = weights[1]  # after the first step
     for later in weights[2:]:
@@ -678,7 +678,7 @@ def test_a_refiner_learns_to_beat_its_base(tmp_path: Path) -> None:
         lambda _: {},
     )
     config = loop(steps=60, learning_rate=4e-3, warmup_steps=10, ema_decay=0.9)
-    refiner = fit(task, config, tmp_path, resume=False).eval()
+    refiner = fit(task, config, tmp_path, resume=False).model.eval()
     base = miou(held_out, lambda _, output: output.labels)
     one = miou(held_out, lambda image, output: refiner(image, output).labels)
     three = miou(

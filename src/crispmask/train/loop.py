@@ -49,8 +49,16 @@ class Task:
     evaluate: Callable[[nn.Module], dict[str, float]]
 
 
-def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Module:
-    """Train and return the averaged model.
+@dataclass(frozen=True)
+class Fitted:
+    """The averaged model and what `Task.evaluate` says of it."""
+
+    model: nn.Module
+    scores: dict[str, float]
+
+
+def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted:
+    """Train; what comes back is the average of the weights.
 
     Every random number of step i comes from (seed, i), so a run that is stopped and resumed takes
     exactly the steps of one that was not. ``output`` gets ``log.jsonl`` (loss and scores) and
@@ -75,6 +83,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
     if config.track:
         accelerator.init_trackers("log")
     start = 0
+    scores: dict[str, float] = {}
     log = output / "log.jsonl"
     if resume:
         start = load_checkpoint(output / "checkpoint", model, average, optimizer)
@@ -107,7 +116,8 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
                 )
             record = {"step": step, "loss": value}
             if done % config.eval_every == 0 or done == config.steps:
-                record |= task.evaluate(average.module)
+                scores = task.evaluate(average.module)
+                record |= scores
                 objective.train()
             if accelerator.is_main_process:
                 with log.open("a") as stream:
@@ -119,7 +129,9 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> nn.Mod
             bar.update(row, completed=done, loss=value)
     if config.track:
         accelerator.end_training()
-    return average.module
+    if start == config.steps:  # resumed at its end
+        scores = task.evaluate(average.module)
+    return Fitted(average.module, scores)
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:

@@ -69,8 +69,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
             task, more = _refiner_task(config, stored, folds, few, train_set.class_names)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
-    model = cast(FPNSegmenter | MaskRefiner, fit(task, config.loop, output, resume=resume))
-    scores = task.evaluate(model)
+    fitted = fit(task, config.loop, output, resume=resume)
+    model, scores = cast(FPNSegmenter | MaskRefiner, fitted.model), fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
     if not PartialState().is_main_process:
@@ -126,8 +126,9 @@ def _refiner_task(
     base = FPNSegmenter.from_pretrained(config.base)
     _check_classes(base, names, config.base)
     parts = [FPNSegmenter.from_pretrained(folder) for folder in config.fold_bases] or [base]
-    for part, folder in zip(parts, config.fold_bases, strict=False):
-        _check_classes(part, names, folder)
+    for i, folder in enumerate(config.fold_bases):
+        _check_classes(parts[i], names, folder)
+        _check_fold(Path(folder), i, len(config.fold_bases))
     seen, train_miou = with_base(
         stored,
         [parts[fold] for fold in folds],
@@ -212,6 +213,20 @@ def _check_classes(segmenter: FPNSegmenter, names: tuple[str, ...], source: str)
         raise InputError(
             f"the segmenter {source} knows the classes {', '.join(segmenter.config.class_names)}, "
             f"the data {', '.join(names)}; train a segmenter on this data first."
+        )
+
+
+def _check_fold(folder: Path, fold: int, folds: int) -> None:
+    """A base that says it left out another part of the data would be asked about what it knows."""
+    record = folder / "run.json"
+    if not record.exists():
+        return
+    settings = json.loads(record.read_text())["settings"]
+    if (settings.get("folds"), settings.get("fold")) != (folds, fold):
+        raise InputError(
+            f"fold_bases must be trained without fold 0, 1, ... of {folds}, in this order; "
+            f"{folder} stands in place {fold} and was trained with --folds {settings.get('folds')} "
+            f"--fold {settings.get('fold')}."
         )
 
 
