@@ -77,5 +77,5 @@ def test_bases_in_another_order_are_refused(tmp_path: Path) -> None:
     config = replace(
         earth_refiner(), data=str(tmp_path), base=folders[0], fold_bases=tuple(folders[::-1])
     )
-    with pytest.raises(InputError, match="fold-4 stands in place 0 and was trained with .* 4"):
+    with pytest.raises(InputError, match="fold-4 stands in place 0"):
         train(config, tmp_path / "run")
