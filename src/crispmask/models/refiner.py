@@ -33,6 +33,9 @@ from crispmask.shapes import Image, Logits, Mask, Probs, Time
 SMOOTHING = 0.01
 """Share of uniform probability mixed into a base output, so that its logarithm is finite."""
 
+NEVER = -1e4
+"""Logit of a class that is never answered: its softmax is exactly 0, sums with it stay finite."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
@@ -52,6 +55,8 @@ class RefinerConfig:
             needs some.
         temperature: divides the logits of the answer; fitted on held-out images, it makes the
             probabilities honest and changes no label (Guo et al. 2017).
+        void_class: class that stands for unknown pixels in the noisy mask and is never answered,
+            in models that were trained with one.
     """
 
     class_names: tuple[str, ...]
@@ -64,6 +69,7 @@ class RefinerConfig:
     feature_channels: int = 0
     condition_dropout: float = 0.0
     temperature: float = 1.0
+    void_class: int | None = None
 
     def __post_init__(self) -> None:
         k = self.network.num_classes
@@ -101,6 +107,11 @@ class RefinerConfig:
             raise ValueError(
                 f"the condition has {want} channels, the network cond_channels="
                 f"{self.network.cond_channels}; set it to {want}."
+            )
+        if self.void_class is not None and not 0 <= self.void_class < k:
+            raise ValueError(
+                f"void_class must be one of the {k} classes, got {self.void_class}; "
+                "leave it out if there is none."
             )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
@@ -231,9 +242,11 @@ class MaskRefiner(nn.Module, Pretrained):
         return delta
 
     def state_logits(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
-        """Logits of the clean mask at the size of the state."""
-        delta = self.denoise(x_t, condition, t)
-        return condition.log_base + delta if self.config.residual else delta
+        """Logits of the clean mask at the size of the state; that of the void class is `NEVER`."""
+        logits = self.denoise(x_t, condition, t)
+        if self.config.residual:
+            logits = condition.log_base + logits
+        return self._without_void(logits)
 
     @torch.inference_mode()
     def forward(
@@ -316,12 +329,18 @@ class MaskRefiner(nn.Module, Pretrained):
             )[..., :h, :w]
         if config.temperature != 1:
             logits = logits / config.temperature
-        refined = logits.softmax(1)
+        refined = self._without_void(logits).softmax(1)
         return RefinerOutput(
             probs=refined,
             trace=result.trace,
             num_calls=result.num_calls,
         )
+
+    def _without_void(self, logits: Logits) -> Logits:
+        void = self.config.void_class
+        if void is None:
+            return logits
+        return logits.index_fill(1, torch.tensor([void], device=logits.device), NEVER)
 
     def _pad(
         self, image: Image, base: BaseOutput
