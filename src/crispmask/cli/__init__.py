@@ -23,6 +23,7 @@ commands:
   train       train a base segmenter or a refiner by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
   data check  look over a folder of images and labels before training on it
+  convert     make a base and a refiner of an official DDPS checkpoint
 
 example:
   crispmask refine photo.jpg --base mask.png --model earth-small --output refined
@@ -80,10 +81,19 @@ def _run(argv: list[str]) -> int:
             raise InputError(
                 "crispmask data has one command, check; run `crispmask data check DIR`."
             )
+        case ["convert", "ddps", *rest]:
+            from crispmask.cli.convert import ConvertArguments, convert
+
+            return _call(convert, ConvertArguments, rest, "crispmask convert ddps")
+        case ["convert", *_]:
+            raise InputError(
+                "crispmask convert reads one kind of file, ddps; run `crispmask convert ddps "
+                "CHECKPOINT OUTPUT`."
+            )
         case [command, *_]:
             raise InputError(
-                f"there is no command {command!r}, only demo, refine, train, evaluate and "
-                "data check; `crispmask --help` describes them."
+                f"there is no command {command!r}, only demo, refine, train, evaluate, "
+                "data check and convert ddps; `crispmask --help` describes them."
             )
     return 0
 

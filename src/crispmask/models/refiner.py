@@ -45,6 +45,9 @@ PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
 SMOOTHING = 0.01
 """Share of uniform probability mixed into a base output, so that its logarithm is finite."""
 
+NEVER = -1e4
+"""Logit of a class that is never answered: its softmax is exactly 0, sums with it stay finite."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -176,9 +179,11 @@ class MaskRefiner(nn.Module, Pretrained):
         return delta
 
     def state_logits(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
-        """Logits of the clean mask at the size of the state."""
-        delta = self.denoise(x_t, condition, t)
-        return condition.log_base + delta if self.config.residual else delta
+        """Logits of the clean mask at the size of the state; that of the void class is `NEVER`."""
+        logits = self.denoise(x_t, condition, t)
+        if self.config.residual:
+            logits = condition.log_base + logits
+        return self._without_void(logits)
 
     @torch.inference_mode()
     def forward(
@@ -315,7 +320,14 @@ class MaskRefiner(nn.Module, Pretrained):
 
     def change(self, logits: Logits, log_base: Logits) -> Logits:
         """What `sample` added to the base's log-probabilities, or the logits themselves."""
-        return logits.float() - log_base if self.config.residual else logits.float()
+        added = logits.float() - log_base if self.config.residual else logits.float()
+        return self._without_void(added)
+
+    def _without_void(self, logits: Logits) -> Logits:
+        void = self.config.void_class
+        if void is None:
+            return logits
+        return logits.index_fill(1, torch.tensor([void], device=logits.device), NEVER)
 
     def answer_logits(
         self,

@@ -64,6 +64,8 @@ class RefinerConfig:
             needs some.
         temperature: divides the logits of the answer; fitted on held-out images, it makes the
             probabilities honest and changes no label (Guo et al. 2017).
+        void_class: class that stands for unknown pixels in the noisy mask and is never answered,
+            in models that were trained with one.
     """
 
     class_names: tuple[str, ...]
@@ -76,6 +78,7 @@ class RefinerConfig:
     feature_channels: int = 0
     condition_dropout: float = 0.0
     temperature: float = 1.0
+    void_class: int | None = None
 
     def __post_init__(self) -> None:
         k = self.network.num_classes
@@ -116,6 +119,11 @@ class RefinerConfig:
             )
         if self.residual and self.conditioning == "none":
             raise ValueError('residual needs a base: set it to False with conditioning="none".')
+        if self.void_class is not None and not 0 <= self.void_class < k:
+            raise ValueError(
+                f"void_class must be one of the {k} classes, got {self.void_class}; "
+                "leave it out if there is none."
+            )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
         if not 0 <= self.condition_dropout < 1:

@@ -25,6 +25,8 @@ class MaskUNetConfig:
         cond_channels: channels of the condition, at the size of the mask.
         num_states: labels a noisy mask may take; one more than the classes if pixels can be masked.
         widths: channels per level, multiples of 8; each level halves height and width.
+        up_widths: channels per level on the way up, as the way down if empty; the middle has the
+            last of them. The paper's wider networks have (1, 1, 2) and (1, 2, 4) times a width.
         depth: residual blocks before each skip connection.
         linear_attention: attend at every level, not only at the coarsest.
         patch_size: pixels of the mask that share one position inside the network.
@@ -41,6 +43,7 @@ class MaskUNetConfig:
     cond_channels: int
     num_states: int = 0
     widths: tuple[int, ...] = (32, 48, 64)
+    up_widths: tuple[int, ...] = ()
     depth: int = 1
     linear_attention: bool = False
     patch_size: int = 1
@@ -65,8 +68,14 @@ class MaskUNetConfig:
                 f"num_states must be num_classes ({self.num_classes}) or one more for the masked "
                 f"state, got {self.num_states}."
             )
-        if not self.widths or any(w % 8 for w in self.widths):
-            raise ValueError(f"widths must be multiples of 8, got {self.widths}.")
+        if not self.widths or any(w % 8 for w in (*self.widths, *self.up_widths)):
+            raise ValueError(
+                f"widths must be multiples of 8, got {self.widths} and {self.up_widths}."
+            )
+        if len(self.up_widths) not in (0, len(self.widths)):
+            raise ValueError(
+                f"up_widths needs a width per level ({len(self.widths)}), got {self.up_widths}."
+            )
         if self.stem_kernel % 2 == 0 or min(self.depth, self.patch_size, self.embed_dim) < 1:
             raise ValueError(
                 "stem_kernel must be odd, depth, patch_size and embed_dim at least 1, got "
@@ -119,7 +128,8 @@ class MaskUNet(nn.Module):
     def __init__(self, config: MaskUNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, depth, patch = config.widths, config.depth, config.patch_size
+        widths, up_widths = config.widths, config.up_widths or config.widths
+        depth, patch = config.depth, config.patch_size
         time_width = 4 * widths[0]
         self.time = nn.Sequential(
             nn.Linear(widths[0] // 2 * 2, time_width), nn.GELU(), nn.Linear(time_width, time_width)
@@ -140,7 +150,7 @@ class MaskUNet(nn.Module):
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
-            after = widths[min(i + 1, last)]
+            after = widths[i + 1] if i < last else up_widths[-1]
             shrink = (
                 nn.Conv2d(width, after, 4, stride=2, padding=1)
                 if i < last
@@ -149,15 +159,17 @@ class MaskUNet(nn.Module):
             blocks = [ResidualBlock(width, width, time_width) for _ in range(depth)]
             self.down.append(Level(blocks, attend(width), shrink))
         for i in range(last, -1, -1):
-            width, after = widths[i], widths[max(i - 1, 0)]
+            width, after = up_widths[i], up_widths[i - 1] if i else widths[0]
             grow: nn.Module = nn.Conv2d(width, after, 3, padding=1)
             if i:
                 grow = nn.Sequential(nn.Upsample(scale_factor=2.0), grow)
-            blocks = [ResidualBlock(2 * width, width, time_width) for _ in range(depth)]
+            joined = width + widths[i]
+            blocks = [ResidualBlock(joined, width, time_width) for _ in range(depth)]
             self.up.append(Level(blocks, attend(width), grow))
-        self.middle_in = ResidualBlock(widths[-1], widths[-1], time_width)
-        self.middle_attention = Attention(widths[-1])
-        self.middle_out = ResidualBlock(widths[-1], widths[-1], time_width)
+        middle = up_widths[-1]
+        self.middle_in = ResidualBlock(middle, middle, time_width)
+        self.middle_attention = Attention(middle)
+        self.middle_out = ResidualBlock(middle, middle, time_width)
         self.final = ResidualBlock(2 * widths[0], widths[0], time_width)
         hidden = config.head_channels or widths[0]
         self.head = nn.Conv2d(widths[0], hidden, 1) if config.head_channels else nn.Identity()
