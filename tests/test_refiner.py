@@ -14,13 +14,8 @@ from crispmask.data.transforms import block_mean, pad_to_multiple
 from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
 from crispmask.diffusion.schedules import cosine
 from crispmask.errors import InputError
-from crispmask.models.refiner import (
-    SMOOTHING,
-    MaskRefiner,
-    RefinerOutput,
-    entropy,
-    log_smoothed,
-)
+from crispmask.models.probabilities import SMOOTHING, entropy, log_smoothed
+from crispmask.models.refiner import MaskRefiner, RefinerOutput
 from crispmask.models.refiner_config import (
     Conditioning,
     ProcessName,

@@ -12,16 +12,9 @@ from torch import Tensor, nn
 
 from crispmask.data.sample import write_mask
 from crispmask.errors import InputError
-from crispmask.models.segmenters import (
-    BaseOutput,
-    FPNSegmenter,
-    SegmenterConfig,
-    as_base_output,
-    as_image,
-    check_same_size,
-    evaluating,
-    flip_average,
-)
+from crispmask.models.inference import evaluating
+from crispmask.models.inputs import as_base_output, as_image, check_same_size
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig, flip_average
 from crispmask.nn.fpn import FPNConfig
 from crispmask.shapes import IGNORE
 

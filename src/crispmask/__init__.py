@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from crispmask.metrics.boundary import BoundaryIoU
     from crispmask.metrics.calibration import CalibrationError
     from crispmask.metrics.confusion import ConfusionMatrix
+    from crispmask.models.inputs import as_base_output
     from crispmask.models.refiner import MaskRefiner, RefinerOutput
     from crispmask.models.refiner_config import RefinerConfig
-    from crispmask.models.segmenters import BaseOutput, FPNSegmenter, as_base_output
+    from crispmask.models.segmenters import BaseOutput, FPNSegmenter
     from crispmask.nn.unet import MaskUNet
     from crispmask.report import Report
     from crispmask.shapes import IGNORE
@@ -38,9 +39,10 @@ _MODULES = {
     "metrics.boundary": ("BoundaryIoU",),
     "metrics.calibration": ("CalibrationError",),
     "metrics.confusion": ("ConfusionMatrix",),
+    "models.inputs": ("as_base_output",),
     "models.refiner": ("MaskRefiner", "RefinerOutput"),
     "models.refiner_config": ("RefinerConfig",),
-    "models.segmenters": ("BaseOutput", "FPNSegmenter", "as_base_output"),
+    "models.segmenters": ("BaseOutput", "FPNSegmenter"),
     "nn.unet": ("MaskUNet",),
     "report": ("Report",),
     "shapes": ("IGNORE",),

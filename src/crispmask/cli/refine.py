@@ -15,9 +15,9 @@ from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
 from crispmask.data.sample import overlay, read_image
 from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
+from crispmask.models.inputs import as_base_output, check_same_size
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
-from crispmask.models.segmenters import as_base_output, check_same_size
 from crispmask.predict import refine_windows
 
 BASE_SUFFIXES = (*LABEL_SUFFIXES, ".npy", ".npz")

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from crispmask.data.sample import Sample
-from crispmask.models.refiner import entropy
+from crispmask.models.probabilities import entropy
 from crispmask.report.results import Example, ImageResult
 from crispmask.shapes import Probs
 

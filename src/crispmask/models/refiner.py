@@ -1,6 +1,5 @@
 """MaskRefiner: better masks from any segmenter's output (DDPS, Lai et al. 2023)."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,14 +23,11 @@ from crispmask.diffusion.samplers import Denoise, MaskSample, guided, sample_mas
 from crispmask.diffusion.schedules import SCHEDULES, Schedule
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
+from crispmask.models.inference import autocast, evaluating
+from crispmask.models.inputs import as_base_output, as_image, check_same_size
+from crispmask.models.probabilities import entropy, log_smoothed, smooth
 from crispmask.models.refiner_config import RefinerConfig, Sampling
-from crispmask.models.segmenters import (
-    BaseOutput,
-    as_base_output,
-    as_image,
-    check_same_size,
-    evaluating,
-)
+from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.layers import standardized_once
 from crispmask.nn.unet import MaskUNet, Stem
 from crispmask.shapes import Image, Logits, Mask, Probs, Time
@@ -41,9 +37,6 @@ PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
     "absorbing": AbsorbingDiffusion,
     "mixed": MixedDiffusion,
 }
-
-SMOOTHING = 0.01
-"""Share of uniform probability mixed into a base output, so that its logarithm is finite."""
 
 NEVER = -1e4
 """Logit of a class that is never answered: its softmax is exactly 0, sums with it stay finite."""
@@ -385,30 +378,3 @@ class MaskRefiner(nn.Module, Pretrained):
             features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
             features, _ = pad_to_multiple(features, multiple)
         return padded, BaseOutput(probs=probs, features=features)
-
-
-def smooth(probs: Probs) -> Probs:
-    """The probabilities with `SMOOTHING` of the uniform distribution mixed in."""
-    return (1 - SMOOTHING) * probs + SMOOTHING / probs.shape[1]
-
-
-def log_smoothed(probs: Probs) -> Logits:
-    """Logarithm of the smoothed probabilities; finite where a class has probability 0."""
-    return smooth(probs).log()
-
-
-def entropy(probs: Probs) -> Float[Tensor, "b h w"]:
-    """Entropy per pixel over its maximum log(k): 0 is certain, 1 is a guess."""
-    nats: Tensor = torch.special.entr(probs).sum(1)
-    return (nats / math.log(probs.shape[1])).clamp(0, 1)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision in bf16 where the device computes in it natively, else off."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        fast = device.type == "cpu" and (
-            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        )
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)

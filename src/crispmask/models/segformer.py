@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
-from crispmask.models.segmenters import BaseFeatures, BaseOutput, evaluating
+from crispmask.models.inference import evaluating
+from crispmask.models.segmenters import BaseFeatures, BaseOutput
 from crispmask.shapes import Image, Logits
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
