@@ -42,7 +42,11 @@ def scenes(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--help"], *([*c.split(), "--help"] for c in ("demo", "refine", "train", "evaluate"))],
+    [
+        [],
+        ["--help"],
+        *([*c.split(), "--help"] for c in ("demo", "refine", "train", "evaluate", "convert ddps")),
+    ],
     ids=" ".join,
 )
 def test_help_shows_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ CONFIGS = {
     "masked state": replace(SMALL, num_states=6),
     "paper": TINY_PAPER,
     "paper in patches": replace(TINY_PAPER, patch_size=2),
+    "paper, widening": replace(TINY_PAPER, widths=(8, 8, 16), up_widths=(8, 16, 32)),
     "control": replace(SMALL, state_input=False, patch_size=2),
 }
 
@@ -79,6 +80,21 @@ def test_the_papers_network_has_the_published_size(
         assert unet == 40_809_216
     assert network.embed.weight.shape == (151, 16)
     assert not network.embed.weight.requires_grad
+
+
+def test_the_papers_first_stage_has_the_published_size() -> None:
+    """Widths (1, 2, 4) times 256: 158 million parameters."""
+    config = replace(paper(151), widths=(256, 256, 512), up_widths=(256, 512, 1024))
+    with torch.device("meta"):
+        network = MaskUNet(config)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(158, abs=0.05)
+
+
+def test_a_config_needs_a_width_per_level_on_the_way_up() -> None:
+    with pytest.raises(ValueError, match=r"up_widths needs a width per level \(2\), got \(16,\)"):
+        replace(SMALL, up_widths=(16,))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        replace(SMALL, up_widths=(16, 20))
 
 
 # parts

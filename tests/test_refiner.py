@@ -146,6 +146,36 @@ def test_output_is_a_distribution(image: Tensor, base: BaseOutput) -> None:
     assert not torch.equal(output.labels, base.labels)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("process", ["uniform", "absorbing"])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_the_void_class_is_never_answered(
+    image: Tensor,
+    base: BaseOutput,
+    residual: bool,
+    process: Literal["uniform", "absorbing"],
+    scale: float,
+) -> None:
+    settings = replace(config(residual=residual, process=process), void_class=1, temperature=50.0)
+    model = refiner(settings)
+    assert model.network.classifier.bias is not None
+    nn.init.constant_(model.network.classifier.bias, 0.0)
+    model.network.classifier.bias.data[1] = 100.0
+    first: list[Tensor] = []
+    model.network.register_forward_hook(lambda _, __, out: first.append(out.argmax(1)))
+    output = model(image, base, num_inference_steps=3, guidance_scale=scale, keep_trace=True)
+    assert (output.probs[:, 1] == 0).all()
+    assert torch.allclose(output.probs.sum(1), torch.ones(()), atol=1e-5)
+    assert (first[0] == 1).all()  # the network itself is free to say so
+    for labels in (output.labels, *output.trace):
+        assert (labels != 1).all()
+
+
+def test_a_void_class_is_one_of_the_classes() -> None:
+    with pytest.raises(ValueError, match="void_class must be one of the 3 classes, got 3"):
+        replace(config(), void_class=3)
+
+
 def test_entropy_is_normalised() -> None:
     probs = torch.tensor([[1.0, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]).view(3, 3, 1, 1)
     expected = [0, 1, np.log(2) / np.log(3)]

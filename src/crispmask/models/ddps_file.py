@@ -49,7 +49,7 @@ def read_checkpoint(path: Path, *, weights: Weights) -> tuple[State, dict[str, s
     return _choose(dict(state), weights, other, str(path))
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def _load(path: Path) -> Mapping[Any, Any]:
     try:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

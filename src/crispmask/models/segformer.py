@@ -22,6 +22,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MULTIPLE = 16
 """Images are padded to multiples of this, with the mean colour, as DDPS (Lai et al. 2023) does."""
 
+SMALLEST = 32
+"""Smaller images are padded to this, for attention pools keys over 8 x 8 pixels at stride 4."""
+
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
     "b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
@@ -166,7 +169,8 @@ class SegformerBase(nn.Module, Pretrained):
         """Stride-4 features of an image in [0, 1] of any size, b c ceil(h/4) ceil(w/4)."""
         h, w = image.shape[-2:]
         pixels = (image - self.mean) / self.std
-        pixels = F.pad(pixels, (0, -w % MULTIPLE, 0, -h % MULTIPLE))
+        right, below = (max(-side % MULTIPLE, SMALLEST - side) for side in (w, h))
+        pixels = F.pad(pixels, (0, right, 0, below))
         fused: Tensor = self.neck(self.maps(pixels))
         return fused[..., : -(-h // 4), : -(-w // 4)]
 
