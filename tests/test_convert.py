@@ -168,12 +168,13 @@ def test_half_precision_becomes_single(plain: dict[str, Tensor], tmp_path: Path)
         torch.testing.assert_close(value, plain[name], atol=1e-3, rtol=1e-3)
 
 
-def test_copies_are_left_alone_unless_asked_for(plain: dict[str, Tensor], tmp_path: Path) -> None:
-    assert equal(plain, converted({"state_dict": with_copies(SAVED)}, tmp_path))
+def test_copies_can_be_left_alone(plain: dict[str, Tensor], tmp_path: Path) -> None:
+    content = {"state_dict": with_copies(SAVED)}
+    assert equal(plain, converted(content, tmp_path, weights="model"))
 
 
 def test_copies_take_the_place_of_their_originals(plain: dict[str, Tensor], tmp_path: Path) -> None:
-    got = converted({"state_dict": with_copies(SAVED)}, tmp_path, weights="ema")
+    got = converted({"state_dict": with_copies(SAVED)}, tmp_path)
     assert equal(plain, got, times=2)
     keys = json.loads((tmp_path / "out" / "conversion.json").read_text())["keys"]
     assert sorted(key["name"] for key in keys) == sorted(with_copies(SAVED))
@@ -184,7 +185,7 @@ def test_copies_of_parameters_alone_leave_the_statistics(
     plain: dict[str, Tensor], tmp_path: Path
 ) -> None:
     buffers = ("running_mean", "running_var", "num_batches_tracked", "_at", "_bt")
-    got = converted(with_copies(SAVED, skip=buffers), tmp_path, weights="ema")
+    got = converted(with_copies(SAVED, skip=buffers), tmp_path)
     assert torch.equal(got["neck.fuse.1.running_var"], plain["neck.fuse.1.running_var"])
     assert torch.equal(got["neck.fuse.1.weight"], 2 * plain["neck.fuse.1.weight"])
 
@@ -429,10 +430,6 @@ def test_names_that_cannot_be_read(refuse: Refuse, tmp_path: Path) -> None:
 )
 def test_unknown_layout_of_copies(refuse: Refuse, content: object) -> None:
     assert "unknown EMA layout" in refuse(content)
-
-
-def test_copies_asked_for_but_absent(refuse: Refuse) -> None:
-    assert "no ema_" in refuse(SAVED, "--weights", "ema")
 
 
 def test_a_single_time_step(refuse: Refuse) -> None:

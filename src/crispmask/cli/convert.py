@@ -26,15 +26,15 @@ class ConvertArguments:
         checkpoint: the official file.
         output: folder to write, which must not exist yet.
         classes: text file with the names of the classes 1, 2, ..., one per line, without void.
-        weights: model takes the tensors that the official test command takes; ema takes the
-            copies called ema_... (docs/convert.md says when).
+        weights: ema takes the copies called ema_... where the file has them, model never
+            (docs/convert.md says when that is right).
         json: print the whole report as one JSON object in the last line, all else on stderr.
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     classes: Path | None = None
-    weights: Weights = "model"
+    weights: Weights = "ema"
     json: bool = False
 
 

@@ -31,7 +31,7 @@ def convert_ddps(
     output: str | Path,
     *,
     class_names: Sequence[str] | None = None,
-    weights: Weights = "model",
+    weights: Weights = "ema",
 ) -> ConversionReport:
     """Convert an official ``.pth`` of DDPS (Lai et al. 2023) and say where each tensor went.
 
@@ -42,8 +42,8 @@ def convert_ddps(
         checkpoint: file of a SegFormer variant.
         output: folder that does not exist yet.
         class_names: names of the classes 1, 2, ...; class 0 is always "void".
-        weights: "model" takes the tensors that the official test command takes; "ema" takes the
-            copies called ``ema_...``. docs/convert.md says which of the two is the average.
+        weights: "ema" takes the copies called ``ema_...`` where the file has them, "model" never.
+            docs/convert.md says when the second is right.
 
     Raises:
         InputError: if the file cannot be read; a tensor is missing, unknown, not finite or of

@@ -14,15 +14,15 @@ from crispmask.errors import InputError
 
 State = dict[str, Tensor]
 
-Weights = Literal["model", "ema"]
-"""The tensors under the names of the model's parts, or the copies under ``ema_...``."""
+Weights = Literal["ema", "model"]
+"""The copies under ``ema_...`` where there are any, or the tensors under the parts' own names."""
 
 
 def read_checkpoint(path: Path, *, weights: Weights) -> tuple[State, dict[str, str]]:
     """The tensors of an official checkpoint, and what else is in it with the reason to leave it.
 
     A ``state_dict`` around the tensors and a ``module.`` before each name are taken off. With
-    "ema" the copies called ``ema_...`` take the place of the tensors that they are copies of.
+    "ema" copies called ``ema_...`` take the place of the tensors that they are copies of.
 
     Raises:
         InputError: if there is no such file, it holds anything but numbers, it is damaged, or its
@@ -101,8 +101,6 @@ def _choose(
             f"name with _ for each dot, {len(unknown)} copies belong to no tensor "
             f"({listed(unknown)}) and {len(without)} tensors have none ({listed(without)})."
         )
-    if weights == "ema" and not averaged:
-        raise InputError(f"{source} has no ema_... tensors; convert it without --weights ema.")
     if weights == "model":
         return plain, other | dict.fromkeys(averaged, "the copies are not asked for (--weights)")
     taken = {k: state.get(name, plain[k]) for name, k in copies.items()}
