@@ -14,11 +14,10 @@ from torch.nn import functional as F
 from crispmask.data.transforms import block_mean, pad_to_multiple
 from crispmask.diffusion.categorical import (
     AbsorbingDiffusion,
-    Process,
     UniformDiffusion,
     image_generators,
 )
-from crispmask.diffusion.mixed import MixedDiffusion
+from crispmask.diffusion.mixed import MixedDiffusion, Process
 from crispmask.diffusion.samplers import Denoise, MaskSample, guided, sample_mask
 from crispmask.diffusion.schedules import SCHEDULES, Schedule
 from crispmask.errors import InputError

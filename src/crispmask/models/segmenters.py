@@ -14,6 +14,7 @@ from crispmask.data.sample import check_ids
 from crispmask.data.transforms import pad_to_multiple
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
+from crispmask.models.inference import evaluating
 from crispmask.nn.fpn import FPN, FPNConfig
 from crispmask.shapes import IGNORE, Image, Logits, Mask, Probs
 
