@@ -9,7 +9,6 @@ from torch import Tensor
 
 from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
 from crispmask.diffusion.mixed import MixedDiffusion, Process
-from crispmask.diffusion.samplers import Denoise
 from crispmask.diffusion.schedules import cosine, linear
 
 KINDS: list[type[Process]] = [UniformDiffusion, AbsorbingDiffusion, MixedDiffusion]
@@ -79,17 +78,6 @@ def dense_posterior(process: Process, p_0: Tensor, x_t: Tensor, t: float, s: flo
         label = torch.nn.functional.one_hot(x_t, process.num_states).movedim(-1, 0)
         p_s = torch.where(x_t == process.num_classes, p_s, label)
     return p_s
-
-
-def best_denoiser(process: Process, pi: Tensor) -> Denoise:
-    """Logits of ``p(x_0 | x_t)`` for independent pixels of which a share ``pi`` has each class."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        images = zip(x_t, t.tolist(), strict=True)
-        likelihood = [kernel(process, None, u)[: len(pi), x] for x, u in images]  # k h w
-        return (pi.view(-1, 1, 1) * torch.stack(likelihood)).log().float()
-
-    return denoise
 
 
 def counts(x: Tensor, num_states: int) -> Any:

@@ -1,54 +1,31 @@
-"""The reverse family: call counts, its two limits and what lies between, the batch, guidance."""
+"""The reverse family: call counts, its two limits and what lies between, chains, guidance."""
 
 from typing import Any, get_args
 
 import pytest
 import torch
 from diffusers import DiscreteDDIMScheduler
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 from torch import Tensor
 
 from crispmask.diffusion.categorical import (
     AbsorbingDiffusion,
-    Process,
     UniformDiffusion,
+    categorical_sample,
 )
-from crispmask.diffusion.samplers import (
-    Denoise,
-    Estimate,
-    reverse_step,
-    sample_mask,
-    timesteps,
-)
+from crispmask.diffusion.mixed import Process
+from crispmask.diffusion.samplers import Estimate, guided, reverse_step, sample_mask, timesteps
+from dense_processes import KINDS, UNLIKELY, assert_drawn_from, counts, processes
+from toy_denoisers import K, best_denoiser, opinionated, rng, sure_of
 
-K = 4
-UNLIKELY = 1e-5  # p-value; the draws are seeded, so a test that passes keeps passing
 ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 
 every_process = pytest.mark.parametrize("process", [kind(K) for kind in KINDS])
 every_estimate = pytest.mark.parametrize("estimate", ESTIMATES)
 every_eta = pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def sure_of(x_0: Tensor) -> Tensor:
-    """Logits that leave no doubt."""
-    return 200.0 * torch.nn.functional.one_hot(x_0, K).movedim(-1, 1)
-
-
-def oracle(x_0: Tensor) -> Denoise:
-    """A denoiser that knows the answer."""
-    return lambda x_t, t: sure_of(x_0)
-
-
-def opinionated(x_t: Tensor, t: Tensor) -> Tensor:
-    """Soft logits that depend on the pixel's state, its left neighbour's and the time."""
-    table = torch.randn(K + 1, K, generator=rng(1))
-    logits = table[x_t] + 0.7 * table[x_t.roll(1, -1)] * t.view(-1, 1, 1, 1)
-    return logits.movedim(-1, 1)
 
 
 def assert_same_distribution(x: Tensor, y: Tensor) -> None:
@@ -78,6 +55,27 @@ def test_the_denoiser_runs_exactly_as_often_as_asked(steps: int) -> None:
 def test_times_start_at_one_and_never_reach_zero() -> None:
     assert timesteps(1) == [1]
     assert timesteps(4) == [1, 0.75, 0.5, 0.25]
+
+
+def test_trace_holds_the_prediction_of_each_call() -> None:
+    process = UniformDiffusion(K)
+    start = process.prior((1, 8, 8), generator=rng())
+    traced, plain = (
+        sample_mask(
+            process,
+            opinionated,
+            start,
+            num_inference_steps=4,
+            generator=rng(),
+            keep_trace=keep_trace,
+        )
+        for keep_trace in (True, False)
+    )
+    assert len(traced.trace) == 4
+    assert torch.equal(traced.trace[0], opinionated(start, torch.ones(1)).argmax(1))
+    assert torch.equal(traced.trace[-1], traced.logits.argmax(1))
+    assert plain.trace == ()
+    assert torch.equal(plain.logits, traced.logits)
 
 
 # -- the reverse step ----------------------------------------------------------------------------
@@ -206,3 +204,37 @@ def test_ancestral_chain_agrees_with_diffusers(estimate: Estimate, temperature: 
     )
     assert counts(theirs, K).std() > 500  # uniform labels have 65
     assert_same_distribution(states[-1], theirs)
+
+
+@hypothesis_settings(max_examples=40)
+@given(processes, st.integers(0, 2**32), st.integers(1, 6), st.sampled_from(["sample", "soft"]))
+def test_ancestral_chain_from_noise_ends_in_the_right_frequencies(
+    process: Process, seed: int, steps: int, estimate: Estimate
+) -> None:
+    """Exact steps with the true ``p(x_0 | x_t)`` have no error of discretisation."""
+    generator = rng(seed)
+    pi = torch.rand(process.num_classes, generator=generator, dtype=torch.float64) + 0.02
+    pi = pi / pi.sum()
+    out = sample_mask(
+        process,
+        best_denoiser(process, pi),
+        process.prior((1, 100, 100), generator=generator),
+        num_inference_steps=steps,
+        eta=1.0,
+        estimate=estimate,
+        generator=generator,
+    )
+    assert_drawn_from(categorical_sample(out.logits.softmax(1), generator=generator), pi)
+
+
+# -- guidance -------------------------------------------------------------------------------------
+
+
+def test_guidance_scale() -> None:
+    cond, uncond = torch.randn(2, 1, K, 3, 3, generator=rng()).unbind()
+    x_t, t = torch.zeros(1, 3, 3, dtype=torch.int64), torch.ones(1)
+    at = {s: guided(lambda x, t: (cond, uncond), s)(x_t, t) for s in (0.0, 1.0, 1.0001, 2.0)}
+    assert torch.equal(at[1.0], cond)  # off
+    assert torch.equal(at[0.0], uncond)
+    torch.testing.assert_close(at[2.0], 2 * cond - uncond)
+    torch.testing.assert_close(at[1.0001], cond, rtol=0, atol=1e-3)  # no jump beside "off"

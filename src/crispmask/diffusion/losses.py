@@ -78,7 +78,7 @@ def negative_log_likelihood_bound(
     term is estimated without bias from one state ``x_t``, drawn with ``process.forward``; the
     estimate for one image scatters, so compare means over many. The noise at time 1 is the
     marginal of a uniform class, which differs from ``process.prior`` by less than 1e-5. The latter
-    has no room for the labels that survive masking until time 1: the divergence were infinite.
+    has no room for the labels that survive masking until time 1: the divergence would be infinite.
 
     Pixels without a label are noise at every time, count for nothing and tell the denoiser
     nothing. The result carries no gradient.
@@ -125,9 +125,9 @@ def _step_nats(
 
 
 def _divergence(q: StateProbs, p: StateProbs) -> Float[Tensor, "b h w"]:
-    """``KL(q || p)`` over the states; finite, as p counts as at least the smallest float."""
-    log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()
-    return (torch.xlogy(q, q) - q * log_p).sum(1)
+    """``KL(q || p)`` over the states; finite, as a probability of 0 counts as a tiny one."""
+    log_q, log_p = (probs.clamp(min=torch.finfo(probs.dtype).tiny).log() for probs in (q, p))
+    return (q * (log_q - log_p)).sum(1)
 
 
 def _one_hot(x: Mask, num_classes: int) -> Int64[Tensor, "b k h w"]:

@@ -69,6 +69,8 @@ class MaskCodec(nn.Module):
         self.encoder = nn.Sequential(*down, nn.Conv2d(width, len(config.levels), 1))
         self.decoder = nn.Sequential(*up, nn.Conv2d(width, config.num_classes, 1))
         half = torch.tensor([(n - 1) / 2 for n in config.levels])
+        self.reach: Tensor
+        self.place: Tensor
         self.register_buffer("reach", half.view(1, -1, 1, 1), persistent=False)
         place = [math.prod(config.levels[:i]) for i in range(len(config.levels))]
         self.register_buffer("place", torch.tensor(place).view(1, -1, 1, 1), persistent=False)
