@@ -10,10 +10,10 @@ from torch import Tensor
 
 from crispmask.diffusion.categorical import (
     AbsorbingDiffusion,
-    Process,
     UniformDiffusion,
     image_generators,
 )
+from crispmask.diffusion.mixed import MixedDiffusion, Process
 from crispmask.diffusion.samplers import (
     Denoise,
     Estimate,
@@ -28,7 +28,9 @@ K = 4
 UNLIKELY = 1e-5  # p-value; the draws are seeded, so a test that passes keeps passing
 ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 
-every_process = pytest.mark.parametrize("process", [UniformDiffusion(K), AbsorbingDiffusion(K)])
+every_process = pytest.mark.parametrize(
+    "process", [UniformDiffusion(K), AbsorbingDiffusion(K), MixedDiffusion(K)]
+)
 every_estimate = pytest.mark.parametrize("estimate", ESTIMATES)
 every_eta = pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 

@@ -2,7 +2,8 @@
 
 A state is an integer per pixel. Both processes keep a label until time t with probability
 ``a_t = schedule(t)`` and replace it otherwise, so that sampling needs a coin and a replacement,
-never a tensor with an axis of classes. Only the soft `posterior` has that axis.
+never a tensor with an axis of classes. Only the soft `posterior` has that axis. `mixed` puts one
+on top of the other.
 """
 
 import hashlib
@@ -182,9 +183,6 @@ class AbsorbingDiffusion:
         share = labelled.view(-1, 1, 1, 1)
         rest = (1 - share).expand(-1, 1, *p_0.shape[2:])
         return torch.cat([share * p_0, rest], dim=1)  # b k+1 h w
-
-
-Process = UniformDiffusion | AbsorbingDiffusion
 
 
 def categorical_sample(probs: Probs, *, generator: Generators = None) -> Mask:

@@ -14,7 +14,8 @@ from typing import Literal
 
 import torch
 
-from crispmask.diffusion.categorical import Process, categorical_sample, uniform
+from crispmask.diffusion.categorical import categorical_sample, uniform
+from crispmask.diffusion.mixed import Process
 from crispmask.errors import InputError
 from crispmask.shapes import Generators, Logits, Mask, Time
 
