@@ -1,76 +1,28 @@
-"""The reverse family: call counts, its two limits and what lies between, the batch, guidance."""
+"""The reverse family: call counts, its two limits and what lies between, chains, guidance."""
 
 from typing import Any, get_args
 
 import pytest
 import torch
 from diffusers import DiscreteDDIMScheduler
-from scipy.stats import chi2_contingency, chisquare
+from scipy.stats import chi2_contingency
 from torch import Tensor
 
-from crispmask.diffusion.categorical import (
-    AbsorbingDiffusion,
-    UniformDiffusion,
-    image_generators,
-)
-from crispmask.diffusion.mixed import MixedDiffusion, Process
-from crispmask.diffusion.samplers import (
-    Denoise,
-    Estimate,
-    guided,
-    reverse_step,
-    sample_mask,
-    timesteps,
-)
-from crispmask.errors import InputError
+from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
+from crispmask.diffusion.mixed import Process
+from crispmask.diffusion.samplers import Estimate, guided, reverse_step, sample_mask, timesteps
+from dense_processes import KINDS, UNLIKELY, assert_drawn_from, counts
+from toy_denoisers import K, opinionated, rng, sure_of
 
-K = 4
-UNLIKELY = 1e-5  # p-value; the draws are seeded, so a test that passes keeps passing
 ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 
-every_process = pytest.mark.parametrize(
-    "process", [UniformDiffusion(K), AbsorbingDiffusion(K), MixedDiffusion(K)]
-)
+every_process = pytest.mark.parametrize("process", [kind(K) for kind in KINDS])
 every_estimate = pytest.mark.parametrize("estimate", ESTIMATES)
 every_eta = pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def sure_of(x_0: Tensor) -> Tensor:
-    """Logits that leave no doubt."""
-    return 200.0 * torch.nn.functional.one_hot(x_0, K).movedim(-1, 1)
-
-
-def oracle(x_0: Tensor) -> Denoise:
-    """A denoiser that knows the answer."""
-    return lambda x_t, t: sure_of(x_0)
-
-
-def opinionated(x_t: Tensor, t: Tensor) -> Tensor:
-    """Soft logits that depend on the pixel's state, its left neighbour's and the time."""
-    table = torch.randn(K + 1, K, generator=rng(1))
-    logits = table[x_t] + 0.7 * table[x_t.roll(1, -1)] * t.view(-1, 1, 1, 1)
-    return logits.movedim(-1, 1)
-
-
-def counts(x: Tensor, num_states: int = K + 1) -> Any:
-    return torch.bincount(x.flatten(), minlength=num_states).numpy()
-
-
-def assert_drawn_from(x: Tensor, probs: Tensor) -> None:
-    """Chi-square test; a state without probability must not occur at all."""
-    seen, possible = counts(x, len(probs)), (probs > 0).numpy()
-    assert seen[~possible].sum() == 0
-    expected = probs.double().numpy()[possible]
-    expected = expected * x.numel() / expected.sum()
-    assert len(expected) == 1 or chisquare(seen[possible], expected).pvalue > UNLIKELY
-
-
 def assert_same_distribution(x: Tensor, y: Tensor) -> None:
-    seen = [counts(x), counts(y)]
+    seen = [counts(x, K + 1), counts(y, K + 1)]
     used = (seen[0] + seen[1]) > 0
     assert chi2_contingency([row[used] for row in seen]).pvalue > UNLIKELY
 
@@ -243,67 +195,11 @@ def test_ancestral_chain_agrees_with_diffusers(estimate: Estimate, temperature: 
         estimate=estimate,
         generator=rng(2),
     )
-    assert counts(theirs)[:K].std() > 500  # uniform labels have 65
+    assert counts(theirs, K).std() > 500  # uniform labels have 65
     assert_same_distribution(states[-1], theirs)
 
 
-# -- the batch -----------------------------------------------------------------------------------
-
-
-@every_process
-@every_estimate
-@pytest.mark.parametrize("early_exit", [0.0, 0.35])
-def test_an_image_does_not_depend_on_its_batch(
-    process: Process, estimate: Estimate, early_exit: float
-) -> None:
-    names = ["a", "b", "c"]
-
-    def run(rows: list[int]) -> Tensor:
-        generators = image_generators(0, [names[row] for row in rows])
-        return sample_mask(
-            process,
-            opinionated,
-            process.prior((len(rows), 6, 7), generator=generators),
-            num_inference_steps=6,
-            eta=0.5,
-            estimate=estimate,
-            generator=generators,
-            early_exit=early_exit,
-        ).logits
-
-    together = run([2, 0, 1])
-    for place, row in enumerate([2, 0, 1]):
-        assert torch.equal(together[place], run([row])[0])
-
-
-def test_early_exit_ends_when_nothing_changes() -> None:
-    process = UniformDiffusion(K)
-    start = process.prior((2, 5, 5), generator=rng())
-    settled = oracle(torch.ones_like(start))
-    for share, calls in [(0.0, 9), (0.01, 2)]:
-        out = sample_mask(process, settled, start, num_inference_steps=9, early_exit=share)
-        assert out.num_calls == calls
-
-
-def test_early_exit_waits_for_the_last_image_and_keeps_the_finished_one() -> None:
-    """The first image settles at once, then would change its mind; the second never settles."""
-    calls = 0
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        first = 1 if calls <= 2 else 3
-        return sure_of(torch.tensor([first, calls % 2]).view(2, 1, 1).expand(x_t.shape))
-
-    process = UniformDiffusion(K)
-    out = sample_mask(
-        process, denoise, process.prior((2, 4, 4)), num_inference_steps=6, early_exit=0.5
-    )
-    assert out.num_calls == calls == 6
-    assert (out.logits.argmax(1)[0] == 1).all()
-
-
-# -- guidance and messages -----------------------------------------------------------------------
+# -- guidance -------------------------------------------------------------------------------------
 
 
 def test_guidance_scale() -> None:
@@ -314,17 +210,3 @@ def test_guidance_scale() -> None:
     assert torch.equal(at[0.0], uncond)
     torch.testing.assert_close(at[2.0], 2 * cond - uncond)
     torch.testing.assert_close(at[1.0001], cond, rtol=0, atol=1e-3)  # no jump beside "off"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
-        ({"num_inference_steps": 2, "eta": 1.5}, "eta must be between 0 and 1, got 1.5"),
-        ({"num_inference_steps": 2, "early_exit": -1.0}, "early_exit must be between 0 and 1"),
-    ],
-)
-def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    process = UniformDiffusion(K)
-    with pytest.raises(InputError, match=message):
-        sample_mask(process, opinionated, process.prior((1, 2, 2)), **options)

@@ -7,6 +7,7 @@ ancestral step with probability eta. If the estimate is the true mask, every eta
 ``q(x_s | x_0)``. ``estimate`` chooses how the probabilities of the clean mask enter the step.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,12 +31,17 @@ cheaper, as its step has no axis of classes.
 """
 
 
+MAX_STEPS = 1000
+"""Most calls that a sampler makes; D3PM (Austin et al. 2021) trains with as many steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskSample:
     """What a sampler returns.
 
     Attributes:
-        logits: of the last call, for the clean mask.
+        logits: for the clean mask: of the last call, or the logarithm of the mean of the
+            probabilities of the last calls.
         trace: the predicted mask after each call, empty unless asked for.
         num_calls: how often the denoiser ran.
     """
@@ -45,11 +51,16 @@ class MaskSample:
     num_calls: int
 
 
-def timesteps(num_inference_steps: int) -> list[float]:
-    """Times of the calls, evenly spaced from 1 towards 0, which is not among them."""
-    if num_inference_steps < 1:
-        raise InputError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
-    return [1 - i / num_inference_steps for i in range(num_inference_steps)]
+def timesteps(num_inference_steps: int, *, start_time: float = 1.0) -> list[float]:
+    """Times of the calls, evenly spaced from `start_time` towards 0, which is not among them."""
+    if not 1 <= num_inference_steps <= MAX_STEPS:
+        raise InputError(
+            f"num_inference_steps must be 1 to {MAX_STEPS}, got {num_inference_steps}; "
+            "it is the number of calls of the network."
+        )
+    if not 0 < start_time <= 1:
+        raise InputError(f"start_time must be above 0 and at most 1, got {start_time}.")
+    return [start_time * (1 - i / num_inference_steps) for i in range(num_inference_steps)]
 
 
 def sample_mask(
@@ -58,38 +69,51 @@ def sample_mask(
     x_start: Mask,
     *,
     num_inference_steps: int,
+    start_time: float = 1.0,
     eta: float = 0.0,
     estimate: Estimate = "argmax",
     generator: Generators = None,
+    average_last: int = 1,
     early_exit: float = 0.0,
     keep_trace: bool = False,
 ) -> MaskSample:
-    """Clean mask from the state at time 1, in ``num_inference_steps`` calls of the denoiser.
+    """Clean mask from the state at `start_time`, in ``num_inference_steps`` calls of the denoiser.
+
+    Call i of N happens at ``start_time * (1 - i / N)``. To start from a mask of another model,
+    noise it: with ``t = N / (N + 1)``, ``x_start = process.forward(mask, t)`` and
+    ``start_time = t``, the N calls are the last of a loop of N + 1 whose first call, at time 1,
+    gave that mask.
 
     Args:
         process: the process that the denoiser was trained to reverse.
         denoise: gives the logits of the clean mask.
-        x_start: state at time 1, usually ``process.prior(...)``.
-        num_inference_steps: exact number of calls, unless `early_exit` ends them sooner.
+        x_start: state at `start_time`, for time 1 usually ``process.prior(...)``.
+        num_inference_steps: exact number of calls, unless `early_exit` ends them sooner; 1 to 1000.
+        start_time: time of `x_start` and of the first call, above 0 and at most 1.
         eta: share of pixels that take the ancestral step, 0 to 1.
         estimate: how the prediction of the clean mask enters a step.
         generator: one per image makes the result independent of the batch.
+        average_last: over how many of the last calls the predicted probabilities are averaged;
+            1 returns the logits of the last call as they are. The steps themselves and the trace
+            use the prediction of each call alone.
         early_exit: an image is finished when less than this share of its predicted labels
             changed from one call to the next; 0 never ends early. A finished image keeps its
             logits, and the loop ends when all are finished.
         keep_trace: keep the predicted mask after each call.
 
     Raises:
-        InputError: if the number of steps, eta or early_exit is out of range.
+        InputError: if an option is out of range, if more calls are to be averaged than made, or
+            if calls are to be averaged with an early exit.
     """
-    for name, value in (("eta", eta), ("early_exit", early_exit)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} must be between 0 and 1, got {value}.")
-    batch = len(x_start)
-    times = [torch.full((batch,), t, device=x_start.device) for t in timesteps(num_inference_steps)]
+    grid = timesteps(num_inference_steps, start_time=start_time)
+    _check_options(num_inference_steps, eta, average_last, early_exit)
+    batch, device = len(x_start), x_start.device
+    times = [torch.full((batch,), t, device=device) for t in grid]
     logits = denoise(x_start, times[0])
     trace = [logits.argmax(1)] if keep_trace else []
-    running = torch.ones(batch, dtype=torch.bool, device=x_start.device)
+    average = _LastCalls(average_last, of=num_inference_steps)
+    average.add(logits)
+    running = torch.ones(batch, dtype=torch.bool, device=device)
     x_t, calls = x_start, 1
     for t, s in pairwise(times):
         x_t = reverse_step(
@@ -102,11 +126,12 @@ def sample_mask(
             changed = (new.argmax(1) != logits.argmax(1)).float().mean((1, 2))  # b
             running = running & (changed >= early_exit)
         logits = new
+        average.add(logits)
         if keep_trace:
             trace.append(logits.argmax(1))
         if early_exit > 0 and not running.any():
             break
-    return MaskSample(logits=logits, trace=tuple(trace), num_calls=calls)
+    return MaskSample(logits=average.logits(logits), trace=tuple(trace), num_calls=calls)
 
 
 def reverse_step(
@@ -153,3 +178,39 @@ def guided(denoise_pair: Callable[[Mask, Time], tuple[Logits, Logits]], scale: f
         return cond if scale == 1 else uncond + scale * (cond - uncond)
 
     return denoise
+
+
+class _LastCalls:
+    """Mean of the probabilities of the last calls, as a running sum of their logarithms."""
+
+    def __init__(self, count: int, *, of: int) -> None:
+        self.count = count
+        self.skip = of - count
+        self.log_sum: Logits | None = None
+
+    def add(self, logits: Logits) -> None:
+        """Take in the next call."""
+        self.skip -= 1
+        if self.count == 1 or self.skip >= 0:
+            return
+        log_probs = logits.float().log_softmax(1)
+        self.log_sum = log_probs if self.log_sum is None else self.log_sum.logaddexp(log_probs)
+
+    def logits(self, last: Logits) -> Logits:
+        """Logarithm of the mean; the logits of the last call themselves if it alone counts."""
+        return last if self.log_sum is None else self.log_sum - math.log(self.count)
+
+
+def _check_options(steps: int, eta: float, average_last: int, early_exit: float) -> None:
+    for name, value in (("eta", eta), ("early_exit", early_exit)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} must be between 0 and 1, got {value}.")
+    if not 1 <= average_last <= steps:
+        raise InputError(
+            f"average_last must be 1 to num_inference_steps = {steps}, got {average_last}."
+        )
+    if average_last > 1 and early_exit > 0:
+        raise InputError(
+            f"average_last = {average_last} needs early_exit = 0, got {early_exit}: the last calls "
+            "are not known before the loop ends; leave one of them out."
+        )
