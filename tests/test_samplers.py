@@ -5,14 +5,21 @@ from typing import Any, get_args
 import pytest
 import torch
 from diffusers import DiscreteDDIMScheduler
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 from torch import Tensor
 
-from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
+from crispmask.diffusion.categorical import (
+    AbsorbingDiffusion,
+    UniformDiffusion,
+    categorical_sample,
+)
 from crispmask.diffusion.mixed import Process
 from crispmask.diffusion.samplers import Estimate, guided, reverse_step, sample_mask, timesteps
-from dense_processes import KINDS, UNLIKELY, assert_drawn_from, counts
-from toy_denoisers import K, opinionated, rng, sure_of
+from dense_processes import KINDS, UNLIKELY, assert_drawn_from, counts, processes
+from toy_denoisers import K, best_denoiser, opinionated, rng, sure_of
 
 ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 
@@ -197,6 +204,27 @@ def test_ancestral_chain_agrees_with_diffusers(estimate: Estimate, temperature: 
     )
     assert counts(theirs, K).std() > 500  # uniform labels have 65
     assert_same_distribution(states[-1], theirs)
+
+
+@hypothesis_settings(max_examples=40)
+@given(processes, st.integers(0, 2**32), st.integers(1, 6), st.sampled_from(["sample", "soft"]))
+def test_ancestral_chain_from_noise_ends_in_the_right_frequencies(
+    process: Process, seed: int, steps: int, estimate: Estimate
+) -> None:
+    """Exact steps with the true ``p(x_0 | x_t)`` have no error of discretisation."""
+    generator = rng(seed)
+    pi = torch.rand(process.num_classes, generator=generator, dtype=torch.float64) + 0.02
+    pi = pi / pi.sum()
+    out = sample_mask(
+        process,
+        best_denoiser(process, pi),
+        process.prior((1, 100, 100), generator=generator),
+        num_inference_steps=steps,
+        eta=1.0,
+        estimate=estimate,
+        generator=generator,
+    )
+    assert_drawn_from(categorical_sample(out.logits.softmax(1), generator=generator), pi)
 
 
 # -- guidance -------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from crispmask.diffusion.mixed import Process
 from crispmask.diffusion.samplers import Denoise
+from dense_processes import kernel
 
 K = 4
 
@@ -27,3 +29,14 @@ def opinionated(x_t: Tensor, t: Tensor) -> Tensor:
     table = torch.randn(K + 1, K, generator=rng(1))
     logits = table[x_t] + 0.7 * table[x_t.roll(1, -1)] * t.view(-1, 1, 1, 1)
     return logits.movedim(-1, 1)
+
+
+def best_denoiser(process: Process, pi: Tensor) -> Denoise:
+    """Logits of ``p(x_0 | x_t)`` for independent pixels of which a share ``pi`` has each class."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        images = zip(x_t, t.tolist(), strict=True)
+        likelihood = [kernel(process, None, u)[: len(pi), x] for x, u in images]  # k h w
+        return (pi.view(-1, 1, 1) * torch.stack(likelihood)).log().float()
+
+    return denoise
