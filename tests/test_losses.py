@@ -7,11 +7,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from crispmask.diffusion.losses import cross_entropy, soft_dice
+from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
+from crispmask.diffusion.mixed import Process
 from crispmask.shapes import IGNORE
+from dense_processes import KINDS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-every_loss = pytest.mark.parametrize("loss", [cross_entropy, soft_dice])
+
+
+def step(process: Process) -> Loss:
+    """The variational bound of a step from pure noise, as a loss of the prediction."""
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        t, rng = torch.ones(len(target), dtype=torch.float64), torch.Generator().manual_seed(0)
+        x_t = process.forward(target, t, generator=rng)
+        return vlb(process, logits, target, x_t, t, t / 2)
+
+    return loss
+
+
+LOSSES = {"cross_entropy": cross_entropy, "soft_dice": soft_dice} | {
+    f"vlb of {kind.__name__}": step(kind(4)) for kind in KINDS
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
 
 def example(ignored: float = 0.4) -> tuple[Tensor, Tensor]:
