@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crispmask.data.folder import FolderDataset
     from crispmask.data.sample import Sample, read_image, read_mask, write_mask
     from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
+    from crispmask.diffusion.mixed import MixedDiffusion
     from crispmask.diffusion.samplers import sample_mask
     from crispmask.metrics.boundary import BoundaryIoU
     from crispmask.metrics.calibration import CalibrationError
@@ -35,6 +36,7 @@ _MODULES = {
     "data.folder": ("FolderDataset",),
     "data.sample": ("Sample", "read_image", "read_mask", "write_mask"),
     "diffusion.categorical": ("AbsorbingDiffusion", "UniformDiffusion"),
+    "diffusion.mixed": ("MixedDiffusion",),
     "diffusion.samplers": ("sample_mask",),
     "metrics.boundary": ("BoundaryIoU",),
     "metrics.calibration": ("CalibrationError",),
@@ -61,6 +63,7 @@ __all__ = [
     "InputError",
     "MaskRefiner",
     "MaskUNet",
+    "MixedDiffusion",
     "RefinerConfig",
     "RefinerOutput",
     "Report",
