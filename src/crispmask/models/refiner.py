@@ -333,7 +333,7 @@ class MaskRefiner(nn.Module, Pretrained):
             keep_trace=keep_trace,
         )
 
-    def change(self, logits: Logits, log_base: Logits) -> Logits:
+    def change(self, logits: Logits, log_base: Float[Tensor, "b _ h w"]) -> Logits:
         """What `sample` added to the base's log-probabilities, or the logits themselves."""
         added = logits.float() - log_base if self.config.residual else logits.float()
         return self._without_void(added)
