@@ -284,7 +284,7 @@ class MaskRefiner(nn.Module, Pretrained):
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
-        padded, padded_base = self._pad(pixels, given)
+        padded, padded_base = self.pad(pixels, given)
         h, w = pixels.shape[-2:]
 
         with evaluating(self), autocast(device):
@@ -323,7 +323,7 @@ class MaskRefiner(nn.Module, Pretrained):
             num_calls=result.num_calls,
         )
 
-    def _pad(
+    def pad(
         self, image: Image, base: BaseOutput
     ) -> tuple[Float[Tensor, "b 3 p_h p_w"], BaseOutput]:
         """Both with sides that `condition` takes; features stay where they belong."""
