@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from crispmask.data.sample import Sample
 from crispmask.diffusion.categorical import UniformDiffusion, image_generators
 from crispmask.metrics.confusion import ConfusionMatrix
-from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner import MaskRefiner, State
 from crispmask.models.segmenters import BaseOutput, Segmenter
 from crispmask.report.results import StateUse
 from crispmask.shapes import IGNORE, Generators, Image, Mask
@@ -18,9 +16,6 @@ TIMES = (1.0, 0.5, 0.1)
 """Times of the calls: the first, a middle one and the last of ten."""
 
 STATES = ("truth", "base", "noise")
-
-State = Int64[Tensor, "b _ _"]
-"""Labels at the size of the state, beside images at theirs."""
 
 
 @torch.inference_mode()

@@ -42,6 +42,10 @@ NEVER = -1e4
 """Logit of a class that is never answered: its softmax is exactly 0, sums with it stay finite."""
 
 
+State = Int64[Tensor, "b _ _"]
+"""Labels, or codes, at the size of the state, beside masks at that of the image."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """Everything about one batch that does not change between calls of the denoiser.
@@ -286,14 +290,14 @@ class MaskRefiner(nn.Module, Pretrained):
 
         return Bound(guided(pair, guidance_scale), cond.log_base)
 
-    def state(self, mask: Mask) -> Mask:
+    def state(self, mask: Mask) -> State:
         """A mask at the size of the image as a clean state: its labels there, or its codes."""
         if self.codec is not None:
             return self.codec.encode(mask)
         h, w = mask.shape[-2:]
         return resize_labels(mask, (h // self.config.stride, w // self.config.stride))
 
-    def base_state(self, base: BaseOutput, log_base: Logits) -> Mask:
+    def base_state(self, base: BaseOutput, log_base: Logits) -> State:
         """The base's mask as a clean state."""
         return log_base.argmax(1) if self.codec is None else self.codec.encode(base.labels)
 
