@@ -13,6 +13,7 @@ from crispmask.data.transforms import (
     AugmentConfig,
     _turn_hue,
     augment,
+    block_mean,
     majority_filter,
     pad_to_multiple,
     resize_labels,
@@ -184,6 +185,12 @@ def test_padding_repeats_the_edge_and_can_be_cut(h: int, w: int, multiple: int) 
         assert padded.shape[-2] - h < multiple
         assert torch.equal(padded[..., :h, :w], x)
         assert torch.equal(padded[..., -1, -1], x[..., -1, -1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_block_means_are_average_pooling(size: int) -> None:
+    x = torch.rand(2, 3, 8, 12, generator=rng())
+    torch.testing.assert_close(block_mean(x, size), torch.nn.functional.avg_pool2d(x, size))
 
 
 def test_the_majority_filter_counts_votes() -> None:

@@ -21,6 +21,7 @@ from crispmask.nn.layers import (
     ChannelNorm,
     LinearAttention,
     StandardizedConv2d,
+    standardized_once,
     time_embedding,
 )
 from crispmask.nn.unet import MaskUNet, MaskUNetConfig, paper
@@ -89,6 +90,23 @@ def test_time_embedding_counts_from_noise_to_clean() -> None:
         angles = [position * 10_000 ** (-i / 3) for i in range(4)]
         expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
         assert row == pytest.approx(expected, abs=1e-4)
+
+
+def test_filters_are_standardized_once_and_again_when_they_have_changed() -> None:
+    block = torch.nn.Sequential(StandardizedConv2d(3, 4, 3), StandardizedConv2d(4, 2, 3))
+    x = torch.randn(1, 3, 9, 9)
+    plain = block(x)
+    with standardized_once(block), torch.inference_mode():
+        first, again = block(x), block(x)
+        assert all(conv.kept is not None for conv in block)
+    assert torch.equal(plain, first)
+    assert torch.equal(plain, again)
+    assert all(conv.kept is None for conv in block)
+    next(block.parameters()).data.copy_(torch.randn(4, 3, 3, 3))
+    with standardized_once(block), torch.inference_mode():
+        changed = block(x)
+    assert not torch.allclose(changed, plain)
+    assert torch.equal(changed, block(x))
 
 
 def test_standardized_filters_have_mean_0_and_variance_1() -> None:

@@ -406,6 +406,25 @@ def test_guidance_without_condition_dropout_warns(image: Tensor, base: BaseOutpu
         model(image, base, guidance_scale=2.0)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
+def test_answer_is_the_softmax_of_its_logits(
+    base: BaseOutput, residual: bool, temperature: float
+) -> None:
+    model = refiner(replace(config(), residual=residual, temperature=temperature))
+    delta = 12 * torch.randn(3, 3, 20, 28, generator=torch.Generator().manual_seed(3))
+    logits = model.answer_logits(delta, base.probs)
+    expected = (logits / temperature).softmax(1)
+    assert torch.allclose(model.answer_probs(delta, base.probs), expected, atol=1e-6)
+    if residual:  # an image without its condition has a uniform base
+        keep = torch.tensor([True, False, True])
+        bare = model.answer_logits(delta, base.probs, keep=keep)
+        uniform = torch.full_like(base.probs, 1 / 3)
+        assert torch.allclose(bare[0], logits[0])
+        expected = model.answer_logits(delta, uniform)[1].softmax(0)
+        assert torch.allclose(bare[1].softmax(0), expected, atol=1e-6)
+
+
 def test_temperature_changes_no_label(image: Tensor, base: BaseOutput) -> None:
     plain = refiner()
     warm = refiner(replace(config(), temperature=2.0))

@@ -187,6 +187,20 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     return x, (h, w)
 
 
+def block_mean(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h2 w2"]:
+    """Means of blocks of ``size x size`` pixels: average pooling, several times as fast on CPUs.
+
+    Height and width must be multiples of ``size``.
+    """
+    total = x[..., ::size, :]
+    for i in range(1, size):
+        total = total + x[..., i::size, :]
+    rows, total = total, total[..., ::size]
+    for i in range(1, size):
+        total = total + rows[..., i::size]
+    return total / size**2
+
+
 def majority_filter(mask: Mask, size: int = 5, *, num_classes: int) -> Mask:
     """Each pixel's most frequent class in its ``size x size`` window.
 

@@ -12,6 +12,7 @@ from crispmask.diffusion.categorical import UniformDiffusion, image_generators
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.refiner import MaskRefiner, autocast
 from crispmask.models.segmenters import BaseOutput, Segmenter, evaluating
+from crispmask.nn.layers import standardized_once
 from crispmask.report.results import StateUse
 from crispmask.shapes import IGNORE, Generators, Image, Mask
 
@@ -86,7 +87,7 @@ def _answers(
     process = refiner.process
     random = torch.full_like(masks["truth"], IGNORE)
     answers = {}
-    with evaluating(refiner), autocast(image.device):
+    with evaluating(refiner), standardized_once(refiner), autocast(image.device):
         condition = refiner.condition(*refiner.pad(image, base))
         for name, mask in (masks | {"noise": random}).items():
             labels = _fill(mask, refiner.config.network.num_classes, generator)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.data.transforms import pad_to_multiple
+from crispmask.data.transforms import block_mean, pad_to_multiple
 from crispmask.diffusion.categorical import (
     AbsorbingDiffusion,
     UniformDiffusion,
@@ -27,6 +27,7 @@ from crispmask.models.segmenters import (
     check_same_size,
     evaluating,
 )
+from crispmask.nn.layers import standardized_once
 from crispmask.nn.unet import MaskUNet, MaskUNetConfig, Stem
 from crispmask.shapes import Image, Logits, Mask, Probs, Time
 
@@ -199,7 +200,7 @@ class MaskRefiner(nn.Module, Pretrained):
                 and a uniform base, as guidance is trained.
         """
         stride = self.config.stride
-        probs = F.avg_pool2d(base.probs, stride)  # b k h/s w/s
+        probs = block_mean(base.probs, stride)  # b k h/s w/s
         if self.config.conditioning == "features":
             if base.features is None:
                 raise InputError(
@@ -285,9 +286,7 @@ class MaskRefiner(nn.Module, Pretrained):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         padded, padded_base = self.pad(pixels, given)
-        h, w = pixels.shape[-2:]
-
-        with evaluating(self), autocast(device):
+        with evaluating(self), standardized_once(self), autocast(device):
             cond = self.condition(padded, padded_base)
             none = None
             if guidance_scale != 1:
@@ -304,24 +303,57 @@ class MaskRefiner(nn.Module, Pretrained):
                 generator=generators,
                 keep_trace=keep_trace,
             )
-        # log-probabilities at the size of the image: the base keeps its own detail
-        logits = result.logits.float()
-        if config.residual:
-            delta = logits - cond.log_base
-            up = F.interpolate(delta, size=padded.shape[-2:], mode="bilinear", align_corners=False)
-            logits = up[..., :h, :w] + log_smoothed(given.probs)
-        else:
-            logits = F.interpolate(
-                logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
-            )[..., :h, :w]
-        if config.temperature != 1:
-            logits = logits / config.temperature
-        refined = logits.softmax(1)
+        answer = result.logits.float()
+        change = answer - cond.log_base if config.residual else answer
+        probs = self.answer_probs(change, given.probs)
         return RefinerOutput(
-            probs=refined,
+            probs=probs,
             trace=result.trace,
             num_calls=result.num_calls,
         )
+
+    def answer_logits(
+        self,
+        delta: Float[Tensor, "b k s_h s_w"],
+        base: Probs,
+        *,
+        keep: Bool[Tensor, "b"] | None = None,
+    ) -> Logits:
+        """Logits of the clean mask at the size of the image, differentiable, b k h w.
+
+        Args:
+            delta: what `denoise` gave, b k h/s w/s.
+            base: probabilities of the base, b k h w.
+            keep: as in `condition`.
+        """
+        h, w = base.shape[-2:]
+        up: Logits = self._enlarge(delta)[..., :h, :w]
+        if not self.config.residual:
+            return up
+        log_base = log_smoothed(base)
+        if keep is not None:
+            log_base = log_base * keep.view(-1, 1, 1, 1)
+        logits: Logits = up + log_base
+        return logits
+
+    def answer_probs(self, delta: Float[Tensor, "b k s_h s_w"], base: Probs) -> Probs:
+        """Softmax of `answer_logits` over the temperature, without a logarithm at full size."""
+        temperature = self.config.temperature
+        if not self.config.residual:
+            plain: Probs = (self.answer_logits(delta, base) / temperature).softmax(1)
+            return plain
+        h, w = base.shape[-2:]
+        delta = (delta - delta.amax(1, keepdim=True)) / temperature  # at most 0: exp is safe
+        probs = self._enlarge(delta)[..., :h, :w].exp()
+        smoothed = smooth(base)
+        probs *= smoothed if temperature == 1 else smoothed.pow(1 / temperature)
+        probs /= probs.sum(1, keepdim=True)
+        return probs
+
+    def _enlarge(self, delta: Float[Tensor, "b k s_h s_w"]) -> Float[Tensor, "b k p_h p_w"]:
+        scale = float(self.config.stride)
+        up: Tensor = F.interpolate(delta, scale_factor=scale, mode="bilinear", align_corners=False)
+        return up
 
     def pad(
         self, image: Image, base: BaseOutput
@@ -354,9 +386,14 @@ class MaskRefiner(nn.Module, Pretrained):
         return guided(pair, guidance_scale)
 
 
+def smooth(probs: Probs) -> Probs:
+    """The probabilities with `SMOOTHING` of the uniform distribution mixed in."""
+    return (1 - SMOOTHING) * probs + SMOOTHING / probs.shape[1]
+
+
 def log_smoothed(probs: Probs) -> Logits:
-    """Logarithm of the probabilities after mixing in `SMOOTHING` of the uniform distribution."""
-    return torch.log((1 - SMOOTHING) * probs + SMOOTHING / probs.shape[1])
+    """Logarithm of the smoothed probabilities; finite where a class has probability 0."""
+    return smooth(probs).log()
 
 
 def entropy(probs: Probs) -> Float[Tensor, "b h w"]:

@@ -1,5 +1,6 @@
 """What a segmenter answers, whatever it is, and a small segmenter of our own."""
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -87,12 +88,18 @@ class BaseOutput:
 
 
 def _check_finite(values: Tensor, name: str) -> None:
-    if not torch.isfinite(values).all():
+    if not _finite_range(values):
         count = (~torch.isfinite(values)).sum().item()
         raise InputError(
             f"{name} must be finite, got {count} NaN or infinite values; repair the segmenter that "
             "made them (a half-precision overflow is the usual cause)."
         )
+
+
+def _finite_range(values: Tensor) -> tuple[float, float] | None:
+    """Smallest and largest value in one pass; None if any is NaN or infinite."""
+    low, high = (bound.item() for bound in values.aminmax())
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
 Segmenter = Callable[[Image], BaseOutput]
@@ -304,7 +311,8 @@ def as_image(image: Any) -> Float[Tensor, "b 3 h w"]:
         )
     scale = 1 if values.is_floating_point() else 255
     values = values.float() / scale
-    if not torch.isfinite(values).all() or values.min() < -1e-3 or values.max() > 1 + 1e-3:
+    bounds = _finite_range(values)
+    if bounds is None or bounds[0] < -1e-3 or bounds[1] > 1 + 1e-3:
         raise InputError(
             "image values must lie in [0, 1], or 0 to 255 if they are integers, got "
             f"{scale * values.min().item():.3g} to {scale * values.max().item():.3g}; "

@@ -1,6 +1,8 @@
 """Building blocks of the mask U-Net."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -28,12 +30,33 @@ def time_embedding(t: Time, width: int, *, scale: float) -> Float[Tensor, "b d"]
 class StandardizedConv2d(nn.Conv2d):
     """Convolution whose filters have mean 0 and variance 1 (Qiao et al. 2019, eq. 4)."""
 
+    keep = False
+    kept: Tensor | None = None
+
     def forward(self, x: Tensor) -> Tensor:
-        eps = 1e-5 if x.dtype == torch.float32 else 1e-3
-        weight = self.weight
-        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        weight = (weight - mean) * torch.rsqrt(variance + eps)
+        weight = self.kept
+        if weight is None:
+            weight = self.standardized(1e-5 if x.dtype == torch.float32 else 1e-3)
+            self.kept = weight if self.keep else None
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+    def standardized(self, eps: float) -> Tensor:
+        """The filters that are used."""
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        return (self.weight - mean) * torch.rsqrt(variance + eps)
+
+
+@contextmanager
+def standardized_once(model: nn.Module) -> Iterator[None]:
+    """Inside, each filter of ``model`` is standardised at the first call only."""
+    convs = [m for m in model.modules() if isinstance(m, StandardizedConv2d)]
+    for conv in convs:
+        conv.keep = True
+    try:
+        yield
+    finally:
+        for conv in convs:
+            conv.keep, conv.kept = False, None
 
 
 class Modulated(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.data.sample import Sample
-from crispmask.data.transforms import AugmentConfig, augment
+from crispmask.data.transforms import AugmentConfig, augment, block_mean
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.segmenters import FPNSegmenter
 from crispmask.shapes import Image, Mask
@@ -77,7 +77,7 @@ def with_base(
     ):
         output = base(item.image[None].float() / 255)
         score.update(output.labels, item.mask[None].long())
-        maps = output.features if conditioning == "features" else F.avg_pool2d(output.probs, stride)
+        maps = output.features if conditioning == "features" else block_mean(output.probs, stride)
         assert maps is not None
         stored.append(Stored(item.image, item.mask, maps[0].half().contiguous()))
     return stored, score.compute().miou

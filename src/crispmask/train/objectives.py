@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.diffusion.losses import cross_entropy, soft_dice
-from crispmask.models.refiner import MaskRefiner, log_smoothed
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
@@ -73,11 +73,7 @@ class RefinerObjective(nn.Module):
                 first = model.state_logits(x_t, condition, ones).argmax(1)
             x_t = model.process.forward(first, t.to(device), generator=generator)
         delta = model.denoise(x_t, condition, t.to(device))
-        logits = F.interpolate(
-            delta, size=batch.masks.shape[-2:], mode="bilinear", align_corners=False
-        )
-        if model.config.residual:
-            logits = logits + log_smoothed(base.probs) * keep.view(-1, 1, 1, 1)
+        logits = model.answer_logits(delta, base.probs, keep=keep)
         return segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
 
     def base_output(self, batch: Batch, generator: torch.Generator) -> BaseOutput:
