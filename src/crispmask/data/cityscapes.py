@@ -1,4 +1,4 @@
-"""Cityscapes (Cordts et al. 2016), fine annotations: 19 classes, 2,975 images to train, 500 to val."""
+"""Cityscapes (Cordts et al. 2016), fine annotations: 19 classes, 2,975 and 500 images."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ CITYSCAPES_CLASSES = (
 )
 
 EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Ids of the classes in ``*_labelIds.png``; the other ids are not scored (Cordts et al., sec. 3)."""
+"""Values of the classes in ``*_labelIds.png``, in the order of the ids; others are not scored."""
 
 LABEL_IDS = dict.fromkeys((*range(34), 255), IGNORE) | {v: i for i, v in enumerate(EVALUATED)}
 TRAIN_IDS = {i: i for i in range(len(EVALUATED))} | {255: IGNORE}

@@ -49,8 +49,8 @@ def open_split(source: str, split: Split) -> FolderDataset | EarthDataset | Pair
     if not names.exists():
         raise InputError(
             f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER', 'ade20k:FOLDER', "
-            "'cityscapes:FOLDER' or a folder with classes.txt (a name a line) and train/, val/ with "
-            "images/ and labels/."
+            "'cityscapes:FOLDER' or a folder with classes.txt (a name a line) and train/, val/ "
+            "with images/ and labels/."
         )
     try:
         lines = names.read_text(encoding="utf-8").splitlines()

@@ -34,7 +34,9 @@ def load_base(name: str | Path, *, class_names: Sequence[str]) -> Base:
     try:
         described = dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{folder} holds no model whose config.json can be read ({error}).") from error
+        raise InputError(
+            f"{folder} holds no model whose config.json can be read ({error})."
+        ) from error
     if described.get("model_type") == "segformer":
         return from_transformers(folder, class_names=class_names)
     kind = described.get("model")
