@@ -35,7 +35,7 @@ def load_base(name: str | Path, *, class_names: Sequence[str]) -> Base:
         described = dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{folder} holds no model whose config.json can be read ({error})."
+            f"{folder / 'config.json'} cannot be read ({error}); give the folder of a base."
         ) from error
     if described.get("model_type") == "segformer":
         return from_transformers(folder, class_names=class_names)

@@ -249,9 +249,8 @@ def _card(config: TrainConfig, model: FPNSegmenter | MaskRefiner, facts: dict[st
         f"# {type(model).__name__} for {config.data}",
         "",
         f"Classes: {', '.join(model.config.class_names)}. {parameters:,} parameters.",
-        f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops on "
-        f"{facts['processes']} processes, seed "
-        f"{config.loop.seed}; settings in run.json.",
+        f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "
+        f"seed {config.loop.seed}; settings in run.json.",
         "",
         "| fact | value |",
         "|---|---|",
