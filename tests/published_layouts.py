@@ -1,4 +1,4 @@
-"""Tiny folders laid out like ADE20K and Cityscapes, and a tiny SegFormer as transformers saves it."""
+"""Tiny folders laid out like ADE20K and Cityscapes, and a tiny SegFormer of transformers."""
 
 from pathlib import Path
 

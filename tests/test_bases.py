@@ -95,5 +95,5 @@ def test_a_backbone_alone_is_no_base(tmp_path: Path) -> None:
 
     sizes = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "num_labels": 3}
     SegformerModel(SegformerConfig(**sizes)).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="lacks .* tensors of a SegFormer with a decoder"):
+    with pytest.raises(InputError, match=r"lacks .* tensors of a SegFormer with a decoder"):
         load_base(tmp_path, class_names=NAMES)

@@ -26,6 +26,7 @@ from crispmask.models.refiner_config import (
 )
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
+from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 
@@ -346,6 +347,43 @@ def test_conditions(
 def test_the_mask_condition_hides_the_confidence(image: Tensor, base: BaseOutput) -> None:
     model = refiner(config(conditioning="mask"))
     assert same(model(image, base), model(image, base.labels))
+
+
+def coded() -> RefinerConfig:
+    codec = MaskCodecConfig(num_classes=3, levels=(3, 3), stride=4, width=8)
+    network = MaskUNetConfig(
+        num_classes=9, cond_channels=condition_channels("probs", 3, stride=4), widths=(8, 16)
+    )
+    return RefinerConfig(class_names=NAMES, network=network, stride=4, residual=False, codec=codec)
+
+
+def test_a_mask_of_codes(image: Tensor, base: BaseOutput, tmp_path: Path) -> None:
+    model = refiner(coded())
+    states: list[Tensor] = []
+    model.network.register_forward_hook(lambda _, args, __: states.append(args[0]))
+    out = model(image, base, num_inference_steps=2, start="base")
+    assert out.probs.shape == base.probs.shape
+    assert [s.shape for s in states] == [(3, 10, 12)] * 2  # 33 x 47 padded to 40 x 48, stride 4
+    assert max(int(s.max()) for s in states) < 9
+    assert model.codec is not None
+    assert not any(p.requires_grad for p in model.codec.parameters())
+    model.save_pretrained(tmp_path)
+    again = MaskRefiner.from_pretrained(tmp_path)
+    assert torch.equal(again(image, base).probs, model(image, base).probs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"residual": True}, "residual=True"),
+        ({"stride": 2}, "multiples|agree|condition"),
+        ({"void_class": 0}, "no void class"),
+        ({"codec": MaskCodecConfig(num_classes=4, levels=(3, 3))}, "must agree"),
+    ],
+)
+def test_codecs_that_do_not_fit(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(coded(), **fields)
 
 
 # the chain

@@ -14,13 +14,17 @@ from rich.console import Console
 from crispmask.provenance import commit, provenance
 from crispmask.report import (
     COLUMNS,
+    CONFIDENCE_COLUMNS,
     Example,
     Gain,
     ImageResult,
     Reliability,
     Report,
+    RiskCurve,
     RowResult,
+    StateUse,
 )
+from crispmask.report.curves import risk_coverage_chart, row_classes
 from crispmask.report.page import page
 from crispmask.shapes import IGNORE
 
@@ -29,16 +33,18 @@ PALETTE = ((10, 20, 30), (200, 100, 0), (0, 90, 250))
 
 
 def row(name: str, *miou: float, steps: int | None = None) -> RowResult:
-    scores = {column.key: tuple(m / 2 for m in miou) for column in COLUMNS}
+    columns = COLUMNS + CONFIDENCE_COLUMNS
+    scores = {column.key: tuple(m / 2 for m in miou) for column in columns}
     return RowResult(
         name=name,
         steps=steps,
-        scores=scores | {"miou": miou, "nll": miou},
+        scores=scores | {"miou": miou},
         iou=tuple((m, m, NAN) for m in miou),
         biou=tuple((m, m, NAN) for m in miou),
         reliability=Reliability(
             confidence=(NAN, 0.5, 0.9), accuracy=(NAN, 0.4, 0.8), share=(0.0, 0.25, 0.75)
         ),
+        risk_curve=RiskCurve(coverage=(0.5, 1.0), risk=(0.1, 0.3), area=0.125),
     )
 
 
@@ -57,6 +63,14 @@ def example(name: str, ours: float, *, size: tuple[int, int] = (20, 30)) -> Exam
     )
 
 
+STATE_USE = StateUse(
+    times=(1.0, 0.5, 0.1),
+    truth=(0.62, 0.625, 0.63),
+    base=(0.62, 0.61, 0.61),
+    noise=(0.62, 0.62, 0.625),
+    base_alone=0.6,
+    images=16,
+)
 REPORT = Report(
     title="Islands <of> test & try",
     class_names=("sea", "sand & stone", "never seen"),
@@ -80,6 +94,7 @@ REPORT = Report(
     ),
     examples=(example("a <1>", 0.9), example("b", 0.2)),
     protocol={"data": "2 of 2 images", "intervals": "bootstrap", **provenance()},
+    state_use=STATE_USE,
 )
 
 
@@ -103,6 +118,13 @@ def test_json_is_strict_and_has_every_number(tmp_path: Path) -> None:
     }
     assert data["rows"][0]["miou"]["std"] is None
     assert data["gain"]["over"]["base"] == {"mean": 0.21, "low": 0.1, "high": 0.3}
+    assert data["rows"][0]["risk_coverage"] == {
+        "coverage": [0.5, 1.0],
+        "risk": [0.1, 0.3],
+        "area": 0.125,
+    }
+    assert data["state_use"]["truth"] == [0.62, 0.625, 0.63]
+    assert data["state_use"]["reading"] == STATE_USE.reading
     assert data["images"][1] == {"name": "b", "base": None, "ours": None}
     assert {"command", "commit", "software", "hardware", "date"} <= set(data["protocol"])
 
@@ -141,7 +163,7 @@ def test_page_has_all_parts_and_needs_nothing_else(tmp_path: Path) -> None:
 
     assert parser.open == []
     text = " ".join(" ".join(parser.text).split())
-    for part in ("results", "pictures", "figures", "classes", "protocol"):
+    for part in ("results", "pictures", "figures", "confidence", "state", "classes", "protocol"):
         assert f'<section id="{part}">' in html
     for words in (
         "Islands <of> test & try",
@@ -156,11 +178,15 @@ def test_page_has_all_parts_and_needs_nothing_else(tmp_path: Path) -> None:
         "a <1>",
         "Steps and quality: mIoU",
         "Reliability",
+        "Risk and coverage",
+        *(column.label for column in CONFIDENCE_COLUMNS),
+        "it hardly looks at its state",
+        "on 16 images at the size of the state, where the base itself has 60.0",
         "In neither truth nor prediction: never seen.",
         *REPORT.protocol.values(),
     ):
         assert words in text, words
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 5
     assert len(parser.links) == 12  # six pictures of two images
     assert all(link.startswith("data:image/png;base64,") for link in parser.links)
     assert not re.search(r"https?:|url\(|@import|<link|src=\"(?!data:)", html)
@@ -204,11 +230,42 @@ def test_tables_mark_the_best_and_show_the_spread() -> None:
 
 
 def test_a_report_of_the_base_alone_can_be_written() -> None:
-    alone = replace(REPORT, rows=REPORT.rows[:1], ours="base", gains={}, examples=())
+    alone = replace(
+        REPORT, rows=REPORT.rows[:1], ours="base", gains={}, examples=(), state_use=None
+    )
     html = page(alone)
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2
+    assert 'id="state"' not in html
     assert 'id="pictures"' not in html
     assert "±" not in html.split("<table")[1].split("</table>")[0]
+
+
+def test_the_reading_of_the_probe_follows_its_numbers() -> None:
+    assert STATE_USE.reading == (
+        "Handed the true mask as its state at t = 0.5, the refiner answers with 62.5 mIoU, handed "
+        "random labels with 62.0: it hardly looks at its state, so further calls cannot help."
+    )
+    copying = replace(STATE_USE, truth=(0.62, 0.8, 0.95))
+    assert "at t = 0.1, the refiner answers with 95.0" in copying.reading
+    assert "it would also copy its own errors" in copying.reading
+    reading = replace(STATE_USE, truth=(0.62, 0.7, 0.75))
+    assert "it reads its state without copying it" in reading.reading
+    assert "cannot be told" in replace(STATE_USE, noise=(NAN, NAN, NAN)).reading
+
+
+def test_each_row_has_a_line_and_colours_repeat_only_when_they_must() -> None:
+    names = [f"row {i}" for i in range(8)]
+    styles = row_classes(names, base="row 0", ours="row 5")
+    assert (styles["row 0"], styles["row 5"]) == ("base", "ours")
+    assert len(set(styles.values())) == 8
+    alone = row_classes(["base"], base="base", ours="base")
+    assert alone == {"base": "base"}
+    unknown = RiskCurve(coverage=(1.0,), risk=(NAN,), area=NAN)
+    known = RiskCurve(coverage=(1.0,), risk=(0.3,), area=0.3)
+    curves = dict.fromkeys(names, known) | {"row 3": unknown}
+    drawn = risk_coverage_chart(curves, base="row 0", ours="row 5")
+    assert drawn.count("<polyline") == 7
+    assert "nan" not in drawn
 
 
 def test_provenance_names_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:

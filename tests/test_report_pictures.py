@@ -20,7 +20,8 @@ from crispmask.report.pictures import (
     labels_picture,
     panels,
 )
-from crispmask.report.plots import Point, _spread_out, steps_chart, ticks
+from crispmask.report.plots import Point, steps_chart
+from crispmask.report.svg import spread_out, ticks
 from crispmask.shapes import IGNORE
 
 PALETTE = ((10, 20, 30), (200, 100, 0), (0, 90, 250))
@@ -85,7 +86,7 @@ def test_uncertainty_gets_brighter() -> None:
 
 @given(st.dictionaries(st.text("abc", min_size=1), st.floats(0, 300), max_size=8))
 def test_labels_of_level_lines_keep_apart_and_in_order(places: dict[str, float]) -> None:
-    moved = _spread_out(places, gap=15.0)
+    moved = spread_out(places, gap=15.0)
     order = sorted(places, key=lambda name: places[name])
     heights = [moved[name] for name in order]
     assert all(b - a >= 15 - 1e-6 for a, b in itertools.pairwise(heights))

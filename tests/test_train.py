@@ -27,7 +27,7 @@ from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
-from crispmask.train.batches import Batch, Stored, draw, folds_of, store, with_base
+from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
 from crispmask.train.loop import Task, _groups, fit, learning_rate
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 
@@ -499,7 +499,7 @@ def test_noise_targets(target: Literal["first", "truth", "base"]) -> None:
     base = objective.base_output(batch, torch.Generator().manual_seed(0))
     condition = model.condition(batch.images, base)
     x_1 = torch.zeros(condition.log_base[:, 0].shape, dtype=torch.long)
-    found = objective.clean_mask(batch, condition, x_1)
+    found = objective.clean_mask(batch, base, condition, x_1)
     expected = {
         "first": model.state_logits(x_1, condition, torch.ones(4)).argmax(1),
         "truth": resize_labels(batch.masks, (x_1.shape[1], x_1.shape[2])),
@@ -670,6 +670,23 @@ def test_stored_outputs_are_those_of_the_base(data: Path, base: Path) -> None:
         assert torch.allclose(with_maps.maps.float(), F.avg_pool2d(output.probs, 2)[0], atol=1e-3)
         assert not with_maps.maps.requires_grad
     assert miou == pytest.approx(score.compute().miou)
+
+
+def test_stored_outputs_of_odd_sizes_stay_in_place() -> None:
+    """A ramp, kept at half size, is the same ramp again in the crop."""
+    ramp = torch.linspace(0, 1, 41).expand(33, 41)
+    probs = torch.stack([ramp, 1 - ramp])[None]
+    item = Stored(
+        image=(255 * ramp).byte().expand(3, 33, 41),
+        mask=torch.zeros(33, 41).byte(),
+        maps=_coarse(probs, 2)[0],
+    )
+    assert item.maps is not None
+    assert item.maps.shape == (2, 17, 21)
+    config = replace(PLAIN, crop=(32, 32), flip=0.0)
+    batch = draw([item], config, batch_size=1, generator=torch.Generator().manual_seed(0))
+    assert batch.maps is not None
+    torch.testing.assert_close(batch.maps[:, 0], batch.images[:, 0], atol=0.02, rtol=0)
 
 
 def test_folds_are_runs_of_neighbours_or_whole_blocks(data: Path) -> None:

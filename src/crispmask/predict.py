@@ -90,12 +90,10 @@ def refine_windows(
                 logits.append((top, left, part.denoise(mask, t)))
             return blend(logits, size=x_t.shape[-2:], overlap=overlap // stride)
 
-        result = refiner.sample(
-            parts[0][2].denoise if whole else denoise,
-            log_base,
-            sampling,
-            image_generators(sampling.seed, [name]),
-        )
+        generators = image_generators(sampling.seed, [name])
+        x_start = refiner.start(padded, log_base, sampling, generators)
+        chosen = parts[0][2].denoise if whole else denoise
+        result = refiner.sample(chosen, x_start, sampling, generators)
     probs = refiner.answer_probs(refiner.change(result.logits, log_base), given.probs)
     return RefinerOutput(probs=probs, trace=(), num_calls=result.num_calls * len(parts))
 

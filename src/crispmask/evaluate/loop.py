@@ -16,11 +16,15 @@ from crispmask.errors import InputError
 from crispmask.evaluate.bootstrap import gain
 from crispmask.evaluate.examples import Group, choose, draw
 from crispmask.evaluate.meter import Meter, class_counts, row_result
+from crispmask.evaluate.probe import probe_state
 from crispmask.evaluate.rows import Row
 from crispmask.models.segmenters import Segmenter
 from crispmask.provenance import provenance
 from crispmask.report.report import Report
-from crispmask.report.results import Example, ImageResult
+from crispmask.report.results import Example, ImageResult, StateUse
+
+PROBED = 16
+"""Images at most on which a refiner's use of its state is measured."""
 
 
 class LabelledImages(Protocol):
@@ -50,7 +54,8 @@ def evaluate(
     """Measure all rows, one image at a time, in one pass; a second pass draws the pictures.
 
     The pictures and most figures compare the base with the first row that has `steps`, or with
-    the last row where none has, each by its first seed.
+    the last row where none has, each by its first seed. The first row with a refiner also has its
+    use of the state probed, on 16 images at most.
 
     Args:
         dataset: images with their true masks.
@@ -108,6 +113,7 @@ def evaluate(
             "timing": "one image at a time, with the base's time, median over images",
             **provenance(),
         },
+        state_use=_probe(dataset, segmenter, rows, indices),
     )
 
 
@@ -157,6 +163,17 @@ def _measure_one(
             probs = predict(image, output, sample.name)
             seconds = _clock(device) - start + base_seconds * row.uses_base
             meter.update(probs.to(device), target, seconds)
+
+
+def _probe(
+    dataset: LabelledImages, segmenter: Segmenter, rows: Sequence[Row], indices: Sequence[int]
+) -> StateUse | None:
+    refiner = next((row.refiner for row in rows if row.refiner is not None), None)
+    if refiner is None:
+        return None
+    count = min(PROBED, len(indices))
+    chosen = (indices[i * len(indices) // count] for i in range(count))
+    return probe_state(refiner, (dataset[i] for i in chosen), segmenter)
 
 
 def _example(

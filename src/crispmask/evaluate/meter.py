@@ -11,7 +11,8 @@ from crispmask.evaluate.rows import Row
 from crispmask.metrics.boundary import BoundaryIoU
 from crispmask.metrics.calibration import CalibrationError
 from crispmask.metrics.confusion import ConfusionMatrix, pair_counts
-from crispmask.report.results import Reliability, RowResult
+from crispmask.metrics.risk_coverage import RiskCoverage
+from crispmask.report.results import Reliability, RiskCurve, RowResult
 from crispmask.shapes import IGNORE, Mask, Probs
 
 
@@ -24,6 +25,7 @@ class Meter:
         self.boundary = BoundaryIoU(num_classes, ratio=0.02).to(device)
         self.thin_boundary = BoundaryIoU(num_classes, width=2).to(device)
         self.calibration = CalibrationError().to(device)
+        self.selection = RiskCoverage(num_classes).to(device)
         self.seconds: list[float] = []
         self.image_miou: list[float] = []
         self.hits: list[Tensor] = []
@@ -31,11 +33,12 @@ class Meter:
 
     def update(self, probs: Probs, target: Mask, seconds: float) -> None:
         """Add one image."""
-        pred = probs.argmax(1)  # b h w
+        confidence, pred = probs.max(1)  # b h w
         self.confusion.update(pred, target)
         self.boundary.update(pred, target)
         self.thin_boundary.update(pred, target)
         self.calibration.update(probs, target)
+        self.selection.update(confidence, pred, target)
         self.seconds.append(seconds)
         counts = pair_counts(pred, target, self.num_classes, valid=target != IGNORE).cpu()
         hit = counts.diag()
@@ -59,6 +62,8 @@ class Meter:
             "accuracy": regions.accuracy,
             "ece": calibration.ece,
             "nll": calibration.nll,
+            "brier": calibration.brier,
+            "aurc": self.selection.compute().aurc,
             "seconds": statistics.median(self.seconds),  # the first image warms up
         }
 
@@ -71,7 +76,7 @@ class Meter:
 def row_result(row: Row, meters: Sequence[Meter]) -> RowResult:
     """What the meters of a row, one per seed, have counted."""
     scores = [meter.scores() for meter in meters]
-    bins = meters[0].calibration.compute()
+    bins, curve = meters[0].calibration.compute(), meters[0].selection.compute()
     total = max(sum(bins.counts), 1)
     return RowResult(
         name=row.name,
@@ -84,6 +89,7 @@ def row_result(row: Row, meters: Sequence[Meter]) -> RowResult:
             accuracy=bins.accuracy,
             share=tuple(count / total for count in bins.counts),
         ),
+        risk_curve=RiskCurve(coverage=curve.coverage, risk=curve.risk, area=curve.aurc),
     )
 
 

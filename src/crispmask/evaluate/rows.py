@@ -23,12 +23,14 @@ class Row:
         predictors: one per seed.
         steps: network calls, for a row of the step-versus-quality curve.
         uses_base: whether the base's time is part of the row's time.
+        refiner: behind the first predictor, if one is; its use of the state is looked into.
     """
 
     name: str
     predictors: tuple[Predictor, ...]
     steps: int | None = None
     uses_base: bool = True
+    refiner: MaskRefiner | None = None
 
     def __post_init__(self) -> None:
         if not self.predictors:
@@ -74,7 +76,14 @@ def refiner_rows(
         rows.append(Row(name="control", predictors=_predictors(controls, calls=1)))
     for calls in steps:
         name = f"refined, {calls} call{'s' if calls > 1 else ''}"
-        rows.append(Row(name=name, predictors=_predictors(refiners, calls=calls), steps=calls))
+        rows.append(
+            Row(
+                name=name,
+                predictors=_predictors(refiners, calls=calls),
+                steps=calls,
+                refiner=refiners[0],
+            )
+        )
     return rows
 
 

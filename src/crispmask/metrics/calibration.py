@@ -20,7 +20,8 @@ class CalibrationScores:
     Attributes:
         ece: expected calibration error of the top label, a fraction in [0, 1].
         nll: mean negative log-likelihood of the true label, in nats.
-        brier: mean over pixels of ``sum_k (p_k - [k is true])**2``, in [0, 2].
+        brier: mean over pixels of ``sum_k (p_k - [k is true])**2``, in [0, 2] (Brier 1950,
+            "Verification of forecasts expressed in terms of probability").
         edges: edges of the bins of confidence, one more than there are bins.
         counts: pixels per bin.
         confidence: mean probability of the top label per bin, NaN for an empty bin.

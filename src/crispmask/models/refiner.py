@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.data.transforms import block_mean, pad_to_multiple
+from crispmask.data.transforms import block_mean, pad_to_multiple, resize_labels
 from crispmask.diffusion.categorical import (
     AbsorbingDiffusion,
     UniformDiffusion,
@@ -25,9 +25,10 @@ from crispmask.models.checkpoint import Pretrained
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
 from crispmask.models.probabilities import entropy, log_smoothed, smooth
-from crispmask.models.refiner_config import RefinerConfig, Sampling
+from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.layers import standardized_once
+from crispmask.nn.mask_codec import MaskCodec
 from crispmask.nn.unet import MaskUNet, Stem
 from crispmask.shapes import Image, Logits, Mask, Probs, Time
 
@@ -39,6 +40,10 @@ PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
 
 NEVER = -1e4
 """Logit of a class that is never answered: its softmax is exactly 0, sums with it stay finite."""
+
+
+State = Int64[Tensor, "b _ _"]
+"""Labels, or codes, at the size of the state, beside masks at that of the image."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ class MaskRefiner(nn.Module, Pretrained):
         super().__init__()
         self.config = config
         self.network = MaskUNet(config.network)
+        self.codec: MaskCodec | None = None
+        if config.codec is not None:
+            self.codec = MaskCodec(config.codec).requires_grad_(False)
         if config.residual:
             nn.init.zeros_(self.network.classifier.weight)
             assert self.network.classifier.bias is not None
@@ -223,9 +231,11 @@ class MaskRefiner(nn.Module, Pretrained):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         with self.inferring():
-            bound = self.bind(*self.pad(pixels, given), guidance_scale=guidance_scale)
+            padded, seen = self.pad(pixels, given)
+            bound = self.bind(padded, seen, guidance_scale=guidance_scale)
+            x_start = self.start(seen, bound.log_base, sampling, generators)
             result = self.sample(
-                bound.denoise, bound.log_base, sampling, generators, keep_trace=keep_trace
+                bound.denoise, x_start, sampling, generators, keep_trace=keep_trace
             )
         return RefinerOutput(
             probs=self.answer_probs(self.change(result.logits, bound.log_base), given.probs),
@@ -241,7 +251,7 @@ class MaskRefiner(nn.Module, Pretrained):
         """
         device = next(self.parameters()).device
         pixels = as_image(image).to(device)
-        given = self.visible(as_base_output(base, num_classes=self.config.network.num_classes))
+        given = self.visible(as_base_output(base, num_classes=len(self.config.class_names)))
         given = BaseOutput(
             probs=given.probs.to(device).float(),
             features=None if given.features is None else given.features.to(device),
@@ -280,37 +290,54 @@ class MaskRefiner(nn.Module, Pretrained):
 
         return Bound(guided(pair, guidance_scale), cond.log_base)
 
+    def state(self, mask: Mask) -> State:
+        """A mask at the size of the image as a clean state: its labels there, or its codes."""
+        if self.codec is not None:
+            return self.codec.encode(mask)
+        h, w = mask.shape[-2:]
+        return resize_labels(mask, (h // self.config.stride, w // self.config.stride))
+
+    def base_state(self, base: BaseOutput, log_base: Logits) -> State:
+        """The base's mask as a clean state."""
+        return log_base.argmax(1) if self.codec is None else self.codec.encode(base.labels)
+
+    def start(
+        self,
+        base: BaseOutput,
+        log_base: Logits,
+        sampling: Sampling,
+        generators: list[torch.Generator],
+    ) -> Mask:
+        """The state of the first call."""
+        b, _, h, w = log_base.shape
+        if sampling.start == "noise":
+            return self.process.prior((b, h, w), generator=generators, device=log_base.device)
+        t = torch.full((b,), start_time(sampling), device=log_base.device)
+        return self.process.forward(self.base_state(base, log_base), t, generator=generators)
+
     def sample(
         self,
         denoise: Denoise,
-        log_base: Logits,
+        x_start: Mask,
         sampling: Sampling,
         generators: list[torch.Generator],
         *,
         keep_trace: bool = False,
     ) -> MaskSample:
         """Run the chain at the size of the state."""
-        b, _, h, w = log_base.shape
-        steps, time = sampling.num_inference_steps, 1.0
-        if sampling.start == "base":
-            time = steps / (steps + 1)
-            t = torch.full((b,), time, device=log_base.device)
-            x_start = self.process.forward(log_base.argmax(1), t, generator=generators)
-        else:
-            x_start = self.process.prior((b, h, w), generator=generators, device=log_base.device)
         return sample_mask(
             self.process,
             denoise,
             x_start,
-            num_inference_steps=steps,
-            start_time=time,
+            num_inference_steps=sampling.num_inference_steps,
+            start_time=start_time(sampling),
             eta=sampling.eta,
             average_last=sampling.average_last,
             generator=generators,
             keep_trace=keep_trace,
         )
 
-    def change(self, logits: Logits, log_base: Logits) -> Logits:
+    def change(self, logits: Logits, log_base: Float[Tensor, "b _ h w"]) -> Logits:
         """What `sample` added to the base's log-probabilities, or the logits themselves."""
         added = logits.float() - log_base if self.config.residual else logits.float()
         return self._without_void(added)
@@ -323,7 +350,7 @@ class MaskRefiner(nn.Module, Pretrained):
 
     def answer_logits(
         self,
-        delta: Float[Tensor, "b k s_h s_w"],
+        delta: Float[Tensor, "b n s_h s_w"],
         base: Probs,
         *,
         keep: Bool[Tensor, "b"] | None = None,
@@ -345,7 +372,7 @@ class MaskRefiner(nn.Module, Pretrained):
         logits: Logits = up + log_base
         return logits
 
-    def answer_probs(self, delta: Float[Tensor, "b k s_h s_w"], base: Probs) -> Probs:
+    def answer_probs(self, delta: Float[Tensor, "b n s_h s_w"], base: Probs) -> Probs:
         """Softmax of `answer_logits` over the temperature, without a logarithm at full size."""
         temperature = self.config.temperature
         if not self.config.residual:
@@ -359,7 +386,9 @@ class MaskRefiner(nn.Module, Pretrained):
         probs /= probs.sum(1, keepdim=True)
         return probs
 
-    def _enlarge(self, delta: Float[Tensor, "b k s_h s_w"]) -> Float[Tensor, "b k p_h p_w"]:
+    def _enlarge(self, delta: Float[Tensor, "b n s_h s_w"]) -> Float[Tensor, "b k p_h p_w"]:
+        if self.codec is not None:
+            return self.codec.decode(delta.softmax(1))
         scale = float(self.config.stride)
         up: Tensor = F.interpolate(delta, scale_factor=scale, mode="bilinear", align_corners=False)
         return up

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from crispmask.diffusion.schedules import SCHEDULES
 from crispmask.errors import InputError
+from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
 
 Conditioning = Literal["probs", "features", "logits", "mask", "none"]
@@ -47,6 +48,12 @@ class Sampling:
             raise InputError(f"start must be noise or base, got {self.start!r}.")
 
 
+def start_time(sampling: Sampling) -> float:
+    """Time of the first call: 1, or N / (N + 1) from the base."""
+    steps = sampling.num_inference_steps
+    return 1.0 if sampling.start == "noise" else steps / (steps + 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
     """What a `MaskRefiner` is made of.
@@ -64,6 +71,7 @@ class RefinerConfig:
             needs some.
         temperature: divides the logits of the answer; fitted on held-out images, it makes the
             probabilities honest and changes no label (Guo et al. 2017).
+        codec: the noisy mask is one of codes, made by a learned codec, instead of labels.
         void_class: class that stands for unknown pixels in the noisy mask and is never answered,
             in models that were trained with one.
     """
@@ -78,10 +86,11 @@ class RefinerConfig:
     feature_channels: int = 0
     condition_dropout: float = 0.0
     temperature: float = 1.0
+    codec: MaskCodecConfig | None = None
     void_class: int | None = None
 
     def __post_init__(self) -> None:
-        k = self.network.num_classes
+        k = len(self.class_names)
         for name, known in (
             ("conditioning", get_args(Conditioning)),
             ("process", get_args(ProcessName)),
@@ -91,11 +100,13 @@ class RefinerConfig:
                 raise ValueError(
                     f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}."
                 )
-        if len(self.class_names) != k:
+        if self.codec is None and self.network.num_classes != k:
             raise ValueError(
-                f"class_names has {len(self.class_names)} names, the network {k} classes; "
+                f"class_names has {k} names, the network {self.network.num_classes} classes; "
                 "give one name for each class."
             )
+        if self.codec is not None:
+            self._check_codec(self.codec)
         if self.stride not in (1, 2, 4):
             raise ValueError(f"stride must be 1, 2 or 4, got {self.stride}.")
         if (self.conditioning == "features") != (self.feature_channels > 0):
@@ -103,11 +114,11 @@ class RefinerConfig:
                 'feature_channels belongs to conditioning "features" and must then be positive, '
                 f"got {self.feature_channels} with {self.conditioning!r}."
             )
-        states = num_states(k, self.process)
+        states = num_states(self.network.num_classes, self.process)
         if self.network.num_states != states:
             raise ValueError(
-                f"the {self.process} process over {k} classes has {states} states, the network "
-                f"has num_states={self.network.num_states}."
+                f"the {self.process} process over {self.network.num_classes} classes has {states} "
+                f"states, the network has num_states={self.network.num_states}."
             )
         want = condition_channels(
             self.conditioning, k, stride=self.stride, feature_channels=self.feature_channels
@@ -128,6 +139,18 @@ class RefinerConfig:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
+
+    def _check_codec(self, codec: MaskCodecConfig) -> None:
+        found = (codec.num_classes, codec.stride, codec.num_codes, False)
+        want = (len(self.class_names), self.stride, self.network.num_classes, self.residual)
+        if found != want:
+            raise ValueError(
+                "a codec needs residual=False, and must agree in classes, stride and codes with "
+                f"class_names, stride and network.num_classes; got {found[:3]} and {want[:3]}, "
+                f"residual={self.residual}."
+            )
+        if self.void_class is not None:
+            raise ValueError("a codec has no void class; leave void_class out.")
 
 
 def condition_channels(

@@ -1,15 +1,17 @@
 """A report as one HTML file that needs nothing else: pictures and plots are inside."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import jinja2
 
+from crispmask.report.curves import reliability_chart, risk_coverage_chart
 from crispmask.report.pictures import BROKEN, FIXED, HEAT, STILL_WRONG, UNKNOWN_COLOUR, panels
-from crispmask.report.plots import Point, gains_chart, reliability_chart, steps_chart
+from crispmask.report.plots import Point, gains_chart, steps_chart
 from crispmask.report.report import Report
-from crispmask.report.results import COLUMNS, Example, RowResult
+from crispmask.report.results import COLUMNS, CONFIDENCE_COLUMNS, Column, Example, RowResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,14 @@ def page(report: Report) -> str:
     return template.render(
         report=report,
         headline=headline(report),
-        columns=COLUMNS,
-        table=[(row, cells(report, row)) for row in report.rows],
+        tables={
+            "results": (COLUMNS, [(row, cells(report, row, COLUMNS)) for row in report.rows]),
+            "confidence": (
+                CONFIDENCE_COLUMNS,
+                [(row, cells(report, row, CONFIDENCE_COLUMNS)) for row in report.rows],
+            ),
+        },
+        state_rows=state_rows(report),
         figures=figures(report),
         bars=bars,
         absent=[name for name in report.class_names if name not in shown],
@@ -98,17 +106,17 @@ def headline(report: Report) -> list[tuple[str, str, str, str]]:
     """Label, value, change from the base and its sign for the numbers at the top."""
     ours = report.row(report.ours)
     out = []
-    for column, cell in zip(COLUMNS, cells(report, ours), strict=True):
+    for column, cell in zip(COLUMNS, cells(report, ours, COLUMNS), strict=True):
         if column.best is not None and column.key != "accuracy":
             change = f"{cell.change} vs {report.base.name}" if cell.change else ""
             out.append((column.label, cell.text, change, cell.sign))
     return out
 
 
-def cells(report: Report, row: RowResult) -> list[Cell]:
-    """The row's line of the table."""
+def cells(report: Report, row: RowResult, columns: Sequence[Column]) -> list[Cell]:
+    """The row's line of a table."""
     out = []
-    for column in COLUMNS:
+    for column in columns:
         mean, spread = row.mean(column.key), row.spread(column.key)
         change = (mean - report.base.mean(column.key)) * column.factor
         text = f"{change:+.{column.digits}f}"
@@ -127,6 +135,14 @@ def cells(report: Report, row: RowResult) -> list[Cell]:
             )
         )
     return out
+
+
+def state_rows(report: Report) -> list[tuple[str, tuple[float, ...]]]:
+    """What was handed over as state, and mIoU of the answer at each time."""
+    use = report.state_use
+    if use is None:
+        return []
+    return [("the truth", use.truth), ("the base's mask", use.base), ("random labels", use.noise)]
 
 
 def class_bars(report: Report) -> list[ClassBar]:
@@ -151,7 +167,6 @@ def class_bars(report: Report) -> list[ClassBar]:
 
 def figures(report: Report) -> list[Figure]:
     """The plots that the rows allow."""
-    ours = report.row(report.ours)
     out = []
     if report.gains:
         out.append(
@@ -185,13 +200,21 @@ def figures(report: Report) -> list[Figure]:
                 svg=steps_chart(points, others, label=column.label, base=report.base.name),
             )
         )
-    series = {row.name: row.reliability for row in (report.base, ours)}
+    names = {"base": report.base.name, "ours": report.ours}
     out.append(
         Figure(
             title="Reliability",
             caption="Accuracy against confidence; on the diagonal a probability means what it "
-            "says. A dot's area is its share of the pixels.",
-            svg=reliability_chart(series, base=report.base.name),
+            "says. A dot's area is its share of the pixels. First seed of each row.",
+            svg=reliability_chart({r.name: r.reliability for r in report.rows}, **names),
+        )
+    )
+    out.append(
+        Figure(
+            title="Risk and coverage",
+            caption="Error rate if only the most certain pixels are kept and the others left to "
+            "a human; beside each name the area under its line (AURC), in percent.",
+            svg=risk_coverage_chart({r.name: r.risk_curve for r in report.rows}, **names),
         )
     )
     return out

@@ -10,7 +10,15 @@ from typing import Any
 
 from rich.table import Table
 
-from crispmask.report.results import COLUMNS, Column, Example, Gain, ImageResult, RowResult
+from crispmask.report.results import (
+    COLUMNS,
+    Column,
+    Example,
+    Gain,
+    ImageResult,
+    RowResult,
+    StateUse,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,7 @@ class Report:
         images: in the order of the data set, first seed.
         examples: the pictures of the page.
         protocol: what a number needs beside it: data, seeds, command, versions, hardware, date.
+        state_use: what the refiner makes of its state; None without a refiner.
     """
 
     title: str
@@ -40,6 +49,7 @@ class Report:
     images: tuple[ImageResult, ...]
     examples: tuple[Example, ...]
     protocol: Mapping[str, str]
+    state_use: StateUse | None = None
 
     @property
     def base(self) -> RowResult:
@@ -107,7 +117,11 @@ class Report:
                 for key, per_seed in (("iou", row.iou), ("biou", row.biou))
             }
             head = {"name": row.name, "steps": row.steps, "seeds": row.seeds}
-            rows.append(head | scores | classes | {"reliability": asdict(row.reliability)})
+            curves: dict[str, Any] = {
+                "reliability": asdict(row.reliability),
+                "risk_coverage": asdict(row.risk_curve),
+            }
+            rows.append(head | scores | classes | curves)
         report = {
             "title": self.title,
             "protocol": dict(self.protocol),
@@ -117,6 +131,8 @@ class Report:
                 "row": self.ours,
                 "over": {name: asdict(value) for name, value in self.gains.items()},
             },
+            "state_use": self.state_use
+            and asdict(self.state_use) | {"reading": self.state_use.reading},
             "images": [asdict(image) for image in self.images],
         }
         return dict(_without_nan(report))

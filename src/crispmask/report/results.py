@@ -43,6 +43,22 @@ COLUMNS = (
 )
 
 
+CONFIDENCE_COLUMNS = (
+    Column(key="ece", label="ECE", best="low", digits=2),
+    Column(key="brier", label="Brier", best="low", factor=1.0, digits=4),
+    Column(key="nll", label="NLL", best="low", factor=1.0, digits=3),
+    Column(key="aurc", label="AURC", best="low", digits=2),
+)
+"""What the page shows about the probabilities of every row."""
+
+
+HARDLY = 0.01
+"""A gain in mIoU from the truth as state below which the state is as good as ignored."""
+
+MOSTLY = 0.8
+"""Share of the way to the truth from which a refiner that is handed the truth copies it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
     """Accuracy against confidence, in equal bins of confidence; NaN in an empty bin."""
@@ -53,16 +69,26 @@ class Reliability:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RiskCurve:
+    """Error rate among the most certain pixels, for shares of all pixels up to 1; and its area."""
+
+    coverage: tuple[float, ...]
+    risk: tuple[float, ...]
+    area: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowResult:
     """One row of the table. All values are fractions, or seconds.
 
     Attributes:
         name: of the method.
         steps: network calls of a refined row, None for the others.
-        scores: a value per seed for each key of `COLUMNS`, and for `nll`.
+        scores: a value per seed for each key of `COLUMNS` and `CONFIDENCE_COLUMNS`.
         iou: per seed and class; NaN for a class in neither truth nor prediction.
         biou: boundary IoU at 2 % of the diagonal, likewise.
         reliability: of the first seed.
+        risk_curve: of the first seed.
     """
 
     name: str
@@ -71,6 +97,7 @@ class RowResult:
     iou: tuple[tuple[float, ...], ...]
     biou: tuple[tuple[float, ...], ...]
     reliability: Reliability
+    risk_curve: RiskCurve
 
     @property
     def seeds(self) -> int:
@@ -93,6 +120,50 @@ class Gain:
     mean: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateUse:
+    """mIoU of a refiner's answer in one call, by what it was handed as its state.
+
+    Attributes:
+        times: of the calls, from noise towards clean.
+        truth: for each time, with the true mask as state.
+        base: likewise with the base's mask.
+        noise: likewise with uniformly random labels.
+        base_alone: of the base's mask itself.
+        images: how many were used.
+    """
+
+    times: tuple[float, ...]
+    truth: tuple[float, ...]
+    base: tuple[float, ...]
+    noise: tuple[float, ...]
+    base_alone: float
+    images: int
+
+    @property
+    def reading(self) -> str:
+        """What the numbers say, in a sentence; NaN where no pixel had a label says so."""
+        gains = [true - noise for true, noise in zip(self.truth, self.noise, strict=True)]
+        if any(math.isnan(gain) for gain in gains):
+            return "No pixel of these images has a label, so this cannot be told."
+        best = max(range(len(gains)), key=gains.__getitem__)
+        truth, noise = self.truth[best], self.noise[best]
+        found = (
+            f"Handed the true mask as its state at t = {self.times[best]:g}, the refiner answers "
+            f"with {100 * truth:.1f} mIoU, handed random labels with {100 * noise:.1f}: "
+        )
+        if gains[best] < HARDLY:
+            return found + "it hardly looks at its state, so further calls cannot help."
+        if gains[best] > MOSTLY * (1 - noise):
+            return found + (
+                "it copies its state, so in further calls it would also copy its own errors."
+            )
+        return found + (
+            "it reads its state without copying it, so further calls can help as far as the mask "
+            "of one call is better than what the next would say without it."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.data.sample import Sample
-from crispmask.data.transforms import AugmentConfig, augment, block_mean
+from crispmask.data.transforms import AugmentConfig, augment, block_mean, pad_to_multiple
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import Base
 from crispmask.models.segmenters import BaseOutput
@@ -128,7 +128,7 @@ def live_base(base: Base, *, conditioning: str, stride: int) -> Callable[[Batch]
 
 
 def _maps(output: BaseOutput, *, conditioning: str, stride: int) -> Tensor:
-    maps = output.features if conditioning == "features" else block_mean(output.probs, stride)
+    maps = output.features if conditioning == "features" else _coarse(output.probs, stride)
     assert maps is not None
     return maps
 
@@ -169,6 +169,24 @@ def _crop(items: Sequence[Stored], config: AugmentConfig, generator: torch.Gener
         if any(
             side % small for side, small in zip(images.shape[-2:], maps.shape[-2:], strict=True)
         ):
-            maps = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+            maps = _enlarge(maps, images.shape[-2:])
     images, masks, maps = augment(images, masks, maps, config, generator=generator)
     return Batch(images=images, masks=masks, maps=maps)
+
+
+def _coarse(probs: Tensor, stride: int) -> Tensor:
+    """Means of blocks; the last ones may reach over the edge, where pixels are repeated."""
+    padded, _ = pad_to_multiple(probs, stride)
+    return block_mean(padded, stride)
+
+
+def _enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps at the size of images of which they are no whole fraction."""
+    h, w = size
+    factors = {-(-h // maps.shape[-2]), -(-w // maps.shape[-1])}
+    if len(factors) == 1:  # blocks that reach over the edge
+        up = F.interpolate(
+            maps, scale_factor=float(factors.pop()), mode="bilinear", align_corners=False
+        )
+        return up[..., :h, :w]
+    return F.interpolate(maps, size=(h, w), mode="bilinear", align_corners=False)

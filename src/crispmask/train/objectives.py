@@ -5,11 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.data.transforms import resize_labels
 from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
 from crispmask.models.refiner import Condition, MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
-from crispmask.shapes import Logits, Mask
+from crispmask.shapes import IGNORE, Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
 
@@ -72,35 +71,42 @@ class RefinerObjective(nn.Module):
             drawn = 1 - torch.rand(b, generator=generator)  # (0, 1]
             pure = torch.rand(b, generator=generator) < settings.noise_share
             t = torch.where(pure, 1.0, drawn)
-            start = self.clean_mask(batch, condition, x_t)
+            start = self.clean_mask(batch, base, condition, x_t)
             x_t = model.process.forward(start, t.to(device), generator=generator)
         t = t.to(device)
         delta = model.denoise(x_t, condition, t)
         logits = model.answer_logits(delta, base.probs, keep=keep)
         loss = segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
+        if model.codec is not None:
+            loss = loss + cross_entropy(delta, self.codes(batch.masks))
         if settings.vlb_weight and noised:
             small = delta + condition.log_base if model.config.residual else delta
-            truth = resize_labels(batch.masks, (h, w))
             earlier = (t - 1 / VLB_STEPS).clamp(min=0)
-            bound = vlb(model.process, small, truth, x_t, t, earlier)
+            bound = vlb(model.process, small, model.state(batch.masks), x_t, t, earlier)
             loss = loss + settings.vlb_weight * bound
         return loss
 
+    def codes(self, masks: Mask) -> Mask:
+        """Codes of the truth; `IGNORE` where a block has no known pixel."""
+        known = (masks != IGNORE)[:, None].float()
+        seen = F.max_pool2d(known, self.model.config.stride)[:, 0] > 0
+        return self.model.state(masks).where(seen, IGNORE)
+
     @torch.no_grad()
-    def clean_mask(self, batch: Batch, condition: Condition, x_1: Mask) -> Mask:
+    def clean_mask(self, batch: Batch, base: BaseOutput, condition: Condition, x_1: Mask) -> Mask:
         """The mask that is noised, at the size of the state."""
         target = self.settings.noise_target
         if target == "truth":
-            return resize_labels(batch.masks, (x_1.shape[1], x_1.shape[2]))
+            return self.model.state(batch.masks)
         if target == "base":
-            return condition.log_base.argmax(1)
+            return self.model.base_state(base, condition.log_base)
         ones = torch.ones(len(x_1), device=x_1.device)
         return self.model.state_logits(x_1, condition, ones).argmax(1)
 
     def base_output(self, batch: Batch, generator: torch.Generator) -> BaseOutput:
         """The stored output of the base for these crops; some as hard labels."""
         assert batch.maps is not None
-        k = self.model.config.network.num_classes
+        k = len(self.model.config.class_names)
         if self.settings.conditioning == "features":
             uniform = torch.full_like(batch.images[:, :1], 1 / k).expand(-1, k, -1, -1)
             return BaseOutput(probs=uniform, features=batch.maps)
