@@ -1,6 +1,7 @@
 """Tiny folders laid out like ADE20K and Cityscapes, and a tiny SegFormer of transformers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,16 +56,16 @@ def transformers_segformer(folder: Path, num_labels: int) -> Path:
     """A random SegFormer of a few channels, as ``save_pretrained`` of transformers writes it."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+    sizes: dict[str, Any] = {
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [8, 16, 40, 64],
+        "decoder_hidden_size": 12,
+        "num_labels": num_labels,
+    }
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SegformerForSemanticSegmentation(
-            SegformerConfig(
-                depths=[1, 1, 1, 1],
-                hidden_sizes=[8, 16, 40, 64],
-                decoder_hidden_size=12,
-                num_labels=num_labels,
-            )
-        )
+        model: Any = SegformerForSemanticSegmentation(SegformerConfig(**sizes))
         norm = model.decode_head.batch_norm
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)

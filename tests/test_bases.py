@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_segformer_of_transformers_answers_as_there(theirs: Path, tmp_path: Path) -> None:
     from transformers import SegformerForSemanticSegmentation
 
-    original = SegformerForSemanticSegmentation.from_pretrained(theirs).eval()
+    original: Any = SegformerForSemanticSegmentation.from_pretrained(theirs)
+    original.eval()
     read: list[Tensor] = []
     original.decode_head.classifier.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     base, image = load_base(theirs, class_names=NAMES), torch.rand(2, 3, 64, 96)
@@ -93,7 +95,11 @@ def test_other_layouts_are_refused(theirs: Path, tmp_path: Path) -> None:
 def test_a_backbone_alone_is_no_base(tmp_path: Path) -> None:
     from transformers import SegformerConfig, SegformerModel
 
-    sizes = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "num_labels": 3}
+    sizes: dict[str, Any] = {
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [8, 16, 40, 64],
+        "num_labels": 3,
+    }
     SegformerModel(SegformerConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"lacks .* tensors of a SegFormer with a decoder"):
         load_base(tmp_path, class_names=NAMES)

@@ -29,7 +29,7 @@ def test_the_class_names() -> None:
 
 def test_ade20k(tmp_path: Path) -> None:
     folder = ade20k_folder(tmp_path)
-    train, val = (open_split(f"ade20k:{folder}", split) for split in ("train", "val"))  # type: ignore[arg-type]
+    train, val = (open_split(f"ade20k:{folder}", split) for split in ("train", "val"))
     assert isinstance(train, PairDataset)
     assert (len(train), len(val)) == (3, 2)
     assert train.class_names == ADE20K_CLASSES

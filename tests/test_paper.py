@@ -186,7 +186,7 @@ def test_the_live_base_says_of_a_crop_what_it_says_of_an_image(published: Path) 
     assert features is not None
     assert probs is not None
     output = base(batch.images)
-    assert torch.equal(features, output.features)  # type: ignore[arg-type]
+    assert torch.equal(features, output.features)
     torch.testing.assert_close(probs, torch.nn.functional.avg_pool2d(output.probs, 4))
     assert not features.is_inference()  # or no gradient could be taken behind it
 

@@ -74,8 +74,9 @@ def from_transformers(folder: str | Path, *, class_names: Sequence[str]) -> Segf
         raise InputError("SegFormer needs transformers; install it: pip install 'crispmask[hf]'.")
     from transformers import SegformerForSemanticSegmentation
 
+    kind: Any = SegformerForSemanticSegmentation
     try:
-        theirs, loading = SegformerForSemanticSegmentation.from_pretrained(
+        theirs, loading = kind.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

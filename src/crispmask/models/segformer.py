@@ -138,7 +138,7 @@ class SegformerBase(nn.Module, Pretrained):
     @property
     def feature_channels(self) -> int:
         """Channels of the features."""
-        return self.config.neck_channels
+        return int(self.config.neck_channels)
 
     def maps(self, pixels: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Feature maps of the four stages at strides 4, 8, 16 and 32, of normalised pixels."""

@@ -140,7 +140,7 @@ class FPNSegmenter(nn.Module, Pretrained):
     @property
     def feature_channels(self) -> int:
         """Channels of the features."""
-        return self.config.network.channels
+        return int(self.config.network.channels)
 
     def logits(self, image: Image) -> tuple[Logits, BaseFeatures]:
         """Logits at the size of ``image`` (differentiable) and the stride-4 features."""

@@ -1,7 +1,7 @@
 """Batches drawn by threads while the network is busy, the same ones in the same order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def draw_ahead(
     draw: Callable[[torch.Generator], T], seeds: Iterable[int], *, workers: int
-) -> Iterator[tuple[T, torch.Generator]]:
+) -> Generator[tuple[T, torch.Generator], None, None]:
     """What is drawn with a generator of each seed, in their order, and that generator.
 
     Nothing depends on ``workers``: each draw has a generator of its own. Threads suffice, for
