@@ -14,9 +14,11 @@ from crispmask.data.transforms import (
     _turn_hue,
     augment,
     block_mean,
+    dominant_share,
     majority_filter,
     pad_to_multiple,
     resize_labels,
+    resize_short_side,
 )
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
@@ -59,6 +61,54 @@ def test_a_flip_reverses_the_columns() -> None:
     flipped, labels, _ = augment(images, mask, None, config, generator=rng())
     torch.testing.assert_close(flipped, images.flip(3), atol=1e-5, rtol=0)
     assert torch.equal(labels, mask.flip(2))
+
+
+def test_the_zoom_can_be_relative_to_a_short_side() -> None:
+    images, mask = numbered(2, 20, 30)
+    absolute = AugmentConfig(crop=(16, 16), scale=(0.5, 2.0), **PLAIN)
+    config = AugmentConfig(crop=(16, 16), scale=(0.25, 1.0), short_side=40, **PLAIN)
+    for first, second in zip(
+        augment(images, mask, None, absolute, generator=rng()),
+        augment(images, mask, None, config, generator=rng()),
+        strict=True,
+    ):
+        assert (first is None and second is None) or torch.allclose(first, second)  # type: ignore[arg-type]
+
+
+def test_a_crop_that_one_class_dominates_is_placed_anew() -> None:
+    mask = torch.zeros(1, 64, 64, dtype=torch.long)
+    mask[:, 48:, 48:] = torch.arange(16) // 4  # variety in one corner alone
+    images = torch.zeros(1, 3, 64, 64)
+    shares = []
+    for dominance in (1.0, 0.5):
+        config = AugmentConfig(crop=(16, 16), scale=(1.0, 1.0), dominance=dominance, **PLAIN)
+        crops = [augment(images, mask, None, config, generator=rng(i))[1] for i in range(60)]
+        shares.append(torch.tensor([dominant_share(crop[0]) for crop in crops]))
+    assert (shares[0] < 0.5).float().mean() < 0.15
+    assert (shares[1] < 0.5).float().mean() > 0.3  # ten places do not always suffice
+    unchanged = shares[0] < 0.5
+    assert torch.equal(shares[0][unchanged], shares[1][unchanged])
+
+
+def test_the_share_of_the_most_frequent_class() -> None:
+    assert dominant_share(torch.tensor([[1, 1, 1, 2], [IGNORE] * 4])) == 0.75
+    assert dominant_share(torch.full((2, 2), IGNORE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [((20, 30), 10, (10, 15)), ((30, 20), 30, (45, 30)), ((20, 30), 0, (20, 30))],
+)
+def test_a_short_side(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    assert resize_short_side(torch.rand(1, 3, *size), side).shape[-2:] == expected
+    grey = torch.full((1, 3, *size), 0.3)
+    torch.testing.assert_close(resize_short_side(grey, side).mean(), torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("fields", [{"short_side": -1}, {"dominance": 0.0}, {"dominance": 1.5}])
+def test_places_that_cannot_be(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"dominance in \(0, 1\]"):
+        AugmentConfig(crop=(8, 8), **fields)
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "crispmask"
 
 LAYERS = [  # top first; neighbours in a layer do not know each other
+    ["__main__"],
     ["cli"],
     ["recipes"],
     ["train", "evaluate"],

@@ -28,7 +28,7 @@ from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
-from crispmask.train.loop import Task, fit, learning_rate
+from crispmask.train.loop import Task, _groups, fit, learning_rate
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 
 NAMES = ("ground", "disc", "box")
@@ -377,6 +377,9 @@ def test_a_crop_that_does_not_divide(data: Path, base: Path, tmp_path: Path) -> 
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\)"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"restart": 1.0}, r"restart must lie in \[0, 1\)"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"ema_every": 0}, "ema_every must be at least 1"),
     ],
 )
 def test_loops_that_cannot_be(fields: dict[str, Any], match: str) -> None:
@@ -523,6 +526,7 @@ def test_the_variational_bound_adds_to_the_loss() -> None:
     [
         ({"vlb_weight": 0.1}, "vlb_weight needs noise_target"),
         ({"noise_target": "base", "conditioning": "features"}, "needs the base's probabilities"),
+        ({"fold_bases": ("a",) * 5, "in_memory": False}, "fold_bases needs in_memory"),
     ],
 )
 def test_fields_that_contradict_each_other(fields: dict[str, Any], match: str) -> None:
@@ -555,6 +559,52 @@ def test_learning_rate_warms_up_and_ends_near_zero() -> None:
     assert rates[50] == pytest.approx(0.1)
     assert rates[-1] < 1e-4
     assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+def test_halving_rates_of_two_stages() -> None:
+    """The published rates: warm-up, then halves every 10,000 and, once restarted, 20,000 steps."""
+    config = loop(steps=240_000, warmup_steps=1000, learning_rate=1.5e-4, halvings=8, restart=1 / 3)
+
+    def rate(step: int) -> float:
+        return learning_rate(config, step)
+
+    assert rate(0) == pytest.approx(1e-6)  # not below the floor
+    assert rate(499) == rate(80_499) == pytest.approx(0.75e-4)
+    assert rate(9_999) == pytest.approx(1.5e-4)
+    assert rate(10_000) == rate(19_999) == pytest.approx(0.75e-4)
+    assert rate(79_999) == rate(239_999) == pytest.approx(1.5e-4 / 2**7)
+    assert rate(99_999) == pytest.approx(1.5e-4)
+    assert rate(100_000) == pytest.approx(0.75e-4)
+    more = replace(config, halvings=20)
+    assert learning_rate(more, 239_999) == 1e-6
+
+
+def test_weight_decay_on_everything() -> None:
+    model, _ = tiny_refiner()
+    found = [
+        [group["weight_decay"] for group in _groups(model, loop(weight_decay=0.1, decay_all=every))]
+        for every in (False, True)
+    ]
+    assert found == [[0.1, 0.0], [0.1, 0.1]]
+
+
+def test_the_average_takes_every_so_many_steps(tmp_path: Path) -> None:
+    task = tiny_task()
+    model = task.objective.model
+    assert isinstance(model, MaskRefiner)
+    bias = model.network.classifier.bias
+    assert bias is not None
+    seen: list[Tensor] = []
+
+    def remember(_: torch.Generator) -> Batch:
+        seen.append(bias.detach().clone())
+        return task.draw(torch.Generator())
+
+    settings = loop(steps=5, ema_every=2, ema_decay=0.75)
+    averaged = fit(replace(task, draw=remember), settings, tmp_path, resume=False).model
+    assert isinstance(averaged, MaskRefiner)
+    expected = 0.75 * seen[2] + 0.25 * seen[4]  # after steps 2 and 4
+    assert torch.allclose(averaged.network.classifier.bias, expected, atol=1e-7)  # type: ignore[arg-type]
 
 
 def test_the_average_of_the_weights_is_what_comes_back(tmp_path: Path) -> None:

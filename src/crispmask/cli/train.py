@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from accelerate import PartialState
 
 from crispmask.recipes import RECIPES
 from crispmask.train import RefinerTrainConfig, SegmenterTrainConfig, train
@@ -48,5 +49,8 @@ def train_arguments() -> Any:
 def run_recipe(args: TrainArguments) -> int:
     """Train and say where the model is."""
     folder = train(args.config, args.output, resume=args.resume)
-    print(f"trained model in {folder}")
+    state = PartialState()
+    if state.is_main_process:
+        print(f"trained model in {folder}")
+    state.destroy_process_group()
     return 0

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from crispmask.data.sample import Sample, read_image, read_mask
@@ -35,6 +37,22 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             )
         found[path.stem] = path
     return dict(sorted(found.items()))
+
+
+def check_one_size(
+    image: Float[Tensor, "3 h w"], mask: Int64[Tensor, "mask_h mask_w"], path: Path, label: Path
+) -> None:
+    """Check that an image and its mask can be laid over each other.
+
+    Raises:
+        InputError: if not, with the sizes and the files.
+    """
+    if mask.shape != image.shape[1:]:
+        (h, w), (mh, mw) = image.shape[1:], mask.shape
+        raise InputError(
+            f"image and label need one size, but {path} is {h}x{w} and {label} is {mh}x{mw} "
+            "(height x width); resize the label by nearest neighbour."
+        )
 
 
 class FolderDataset(Dataset[Sample]):
@@ -82,11 +100,5 @@ class FolderDataset(Dataset[Sample]):
             mask = torch.full(image.shape[1:], IGNORE)
         else:
             mask = read_mask(self._labels[index], len(self.class_names))
-            if mask.shape != image.shape[1:]:
-                (h, w), (mh, mw) = image.shape[1:], mask.shape
-                raise InputError(
-                    f"image and label need one size, but {self.paths[index]} is {h}x{w} and "
-                    f"{self._labels[index]} is {mh}x{mw} (height x width); resize the label by "
-                    "nearest neighbour."
-                )
+            check_one_size(image, mask, self.paths[index], self._labels[index])
         return Sample(image, mask, self.names[index])

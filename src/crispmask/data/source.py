@@ -1,23 +1,27 @@
-"""Data sets by the name a user gives: "earth", "camvid:FOLDER", or a folder."""
+"""Data sets by the name a user gives: "earth", "camvid:FOLDER" and the like, or a folder."""
 
 from pathlib import Path
 from typing import Literal
 
+from crispmask.data.ade20k import ade20k
 from crispmask.data.catalog import camvid, shared_data
+from crispmask.data.cityscapes import cityscapes
 from crispmask.data.earth import EarthDataset, earth
 from crispmask.data.folder import FolderDataset
+from crispmask.data.pairs import PairDataset
 from crispmask.errors import InputError
 
 Split = Literal["train", "val", "test"]
 
 
-def open_split(source: str, split: Split) -> FolderDataset | EarthDataset:
+def open_split(source: str, split: Split) -> FolderDataset | EarthDataset | PairDataset:
     """One split of a data set.
 
     Args:
         source: "earth"; "camvid:FOLDER" or "camvid" (then looked for in the shared data folder);
-            or a folder that holds ``classes.txt`` (a name a line) and train/, val/ and test/, each
-            with images/ and labels/.
+            "ade20k:FOLDER" and "cityscapes:FOLDER", as these are unpacked; or a folder that holds
+            ``classes.txt`` (a name a line) and train/, val/ and test/, each with images/ and
+            labels/.
         split: which part.
 
     Raises:
@@ -36,12 +40,17 @@ def open_split(source: str, split: Split) -> FolderDataset | EarthDataset:
                 f"{root} has no folder {split}; camvid needs {split}/images and {split}/labels."
             )
         return camvid(root, split)
+    if name in ("ade20k", "cityscapes"):
+        if not where:
+            raise InputError(f"{name} needs its folder: give {name}:FOLDER.")
+        return ade20k(Path(where), split) if name == "ade20k" else cityscapes(Path(where), split)
     root = Path(source)
     names = root / "classes.txt"
     if not names.exists():
         raise InputError(
-            f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER' or a folder with "
-            "classes.txt (a name a line) and train/, val/ with images/ and labels/."
+            f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER', 'ade20k:FOLDER', "
+            "'cityscapes:FOLDER' or a folder with classes.txt (a name a line) and train/, val/ "
+            "with images/ and labels/."
         )
     try:
         lines = names.read_text(encoding="utf-8").splitlines()

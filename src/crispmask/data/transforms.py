@@ -20,6 +20,9 @@ from crispmask.shapes import IGNORE, Image, Mask
 GREY = 0.5
 """Value of image pixels outside the picture."""
 
+PLACES = 10
+"""Places tried for a crop that no class dominates."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -28,6 +31,9 @@ class AugmentConfig:
     Attributes:
         crop: height and width of the result.
         scale: range of the zoom, drawn log-uniformly.
+        short_side: the zoom is relative to a short side of so many pixels; 0 for that of the image.
+        dominance: up to ten places are tried for a crop until no class covers this share of its
+            known pixels; 1 takes the first.
         flip: probability of a left-right flip.
         brightness: factors are drawn from 1 - brightness to 1 + brightness; contrast and
             saturation alike.
@@ -38,6 +44,8 @@ class AugmentConfig:
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
+    short_side: int = 0
+    dominance: float = 1.0
     flip: float = 0.5
     brightness: float = 0.2
     contrast: float = 0.2
@@ -49,6 +57,11 @@ class AugmentConfig:
             raise InputError(f"crop must be at least 1x1, got {self.crop[0]}x{self.crop[1]}.")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(f"scale must be a range 0 < low <= high, got {self.scale}.")
+        if self.short_side < 0 or not 0 < self.dominance <= 1:
+            raise InputError(
+                "short_side must be at least 0 and dominance in (0, 1], got "
+                f"{self.short_side} and {self.dominance}."
+            )
         if not 0 <= self.flip <= 1:
             raise InputError(f"flip must be a probability in [0, 1], got {self.flip}.")
         for name in ("brightness", "contrast", "saturation"):
@@ -82,6 +95,8 @@ def augment(
     """
     factor = 1 if maps is None else map_factor(images, maps, config)
     draws = torch.rand(len(images), 8, generator=generator)
+    if config.dominance < 1:
+        _place(draws, mask, config, generator)
     matrix = _affine(draws[:, :4], (images.shape[2], images.shape[3]), config).to(images.device)
 
     def warp(x: Tensor, mode: str, factor: int = 1) -> Tensor:
@@ -92,10 +107,39 @@ def augment(
         return out
 
     cropped = warp(images - GREY, "bilinear") + GREY
-    labels = warp((mask - IGNORE).to(images.dtype)[:, None], "nearest")[:, 0]
+    labels = _crop_labels(mask, matrix, config)
     warped_maps = None if maps is None else warp(maps, "bilinear", factor)
     coloured = _recolour(cropped, draws[:, 4:].to(images.device), config)
-    return coloured, labels.round().long() + IGNORE, warped_maps
+    return coloured, labels, warped_maps
+
+
+def _crop_labels(
+    mask: Mask, matrix: Float[Tensor, "b 2 3"], config: AugmentConfig
+) -> Int64[Tensor, "b new_h new_w"]:
+    shifted = (mask - IGNORE).to(matrix.dtype)[:, None]  # zero, which fills the rest, is unknown
+    warped = warp_affine(shifted, matrix, config.crop, "nearest", "zeros", align_corners=True)
+    labels: Tensor = warped[:, 0].round().long() + IGNORE
+    return labels
+
+
+def _place(
+    draws: Float[Tensor, "b 8"], mask: Mask, config: AugmentConfig, generator: torch.Generator
+) -> None:
+    """Draw the places of dominated crops again, in ``draws``."""
+    for places in torch.rand(PLACES - 1, len(draws), 2, generator=generator):
+        matrix = _affine(draws[:, :4], (mask.shape[1], mask.shape[2]), config)
+        labels = _crop_labels(mask, matrix.to(mask.device), config)
+        dominated = torch.tensor([dominant_share(crop) >= config.dominance for crop in labels])
+        if not dominated.any():
+            return
+        draws[:, 2:4] = torch.where(dominated[:, None], places, draws[:, 2:4])
+
+
+def dominant_share(mask: Int64[Tensor, "h w"]) -> float:
+    """Share of the known pixels that the most frequent class has; 1 if none is known."""
+    counts = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    total = int(counts.sum())
+    return int(counts.max()) / total if total else 1.0
 
 
 def _affine(
@@ -108,6 +152,8 @@ def _affine(
     """
     low, high = (math.log(s) for s in config.scale)
     scale = torch.exp(low + (high - low) * draws[:, 0])
+    if config.short_side:
+        scale = scale * (config.short_side / min(size))
     flip = draws[:, 1] < config.flip
     matrix = torch.zeros(len(draws), 2, 3)
     for row, axis in ((0, 1), (1, 0)):  # x from the width, y from the height
@@ -170,6 +216,16 @@ def _turn_hue(images: Image, angle: Float[Tensor, "b"]) -> Image:
 def resize_labels(mask: Mask, size: tuple[int, int]) -> Int64[Tensor, "b new_h new_w"]:
     """Labels at another height and width: the nearest pixel centre, no new ids."""
     return F.interpolate(mask[:, None].double(), size, mode="nearest-exact")[:, 0].long()
+
+
+def resize_short_side(image: Image, side: int) -> Float[Tensor, "b 3 new_h new_w"]:
+    """The image with a short side of so many pixels, bilinearly; as it is where ``side`` is 0."""
+    h, w = image.shape[-2:]
+    if side in (0, min(h, w)):
+        return image
+    size = (round(h * side / min(h, w)), round(w * side / min(h, w)))
+    smaller = side < min(h, w)
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=smaller)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
 from crispmask.models.inference import evaluating
+from crispmask.models.segformer_necks import NECKS, NeckName
 from crispmask.models.segmenters import BaseFeatures, BaseOutput
 from crispmask.shapes import Image, Logits
 
@@ -48,6 +49,7 @@ class SegformerBaseConfig:
         reductions: keys and values are pooled over squares of this side.
         mlp_ratios: hidden width of the blocks' MLPs over the width of the stage.
         neck_channels: channels of the stride-4 features.
+        neck: how the stages are fused, "mmseg" or "transformers"; see `NECKS`.
         classifier: whether it can classify; without, it gives features only.
         norm_eps: number under the root of every layer norm of the backbone.
         drop_path: share of residual branches dropped in the deepest block while training.
@@ -61,6 +63,7 @@ class SegformerBaseConfig:
     reductions: tuple[int, ...] = (8, 4, 2, 1)
     mlp_ratios: tuple[int, ...] = (4, 4, 4, 4)
     neck_channels: int = 256
+    neck: NeckName = "mmseg"
     classifier: bool = True
     norm_eps: float = 1e-6
     drop_path: float = 0.1
@@ -103,34 +106,6 @@ def mit(size: str, *, class_names: Sequence[str]) -> SegformerBaseConfig:
     return SegformerBaseConfig(class_names=tuple(class_names), widths=widths, depths=depths)
 
 
-class Neck(nn.Module):
-    """All stages at one width and at stride 4, fused into one feature map.
-
-    The decoder of SegFormer (Xie et al. 2021, section 3.2) as mmsegmentation builds it and DDPS
-    therefore has it: normalised and rectified per stage, finest stage first. The decoder of
-    transformers has bare linear layers there and the opposite order.
-    """
-
-    def __init__(self, widths: Sequence[int], channels: int) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(_conv_norm_relu(width, channels) for width in widths)
-        self.fuse = _conv_norm_relu(len(widths) * channels, channels)
-
-    def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b c f_h f_w"]:
-        """Features of the size of the first map."""
-        size = maps[0].shape[-2:]
-        same = [
-            F.interpolate(conv(x), size=size, mode="bilinear", align_corners=False)
-            for conv, x in zip(self.stages, maps, strict=True)
-        ]
-        fused: Tensor = self.fuse(torch.cat(same, dim=1))
-        return fused
-
-
-def _conv_norm_relu(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
-
-
 class SegformerBase(nn.Module, Pretrained):
     """SegFormer (Xie et al. 2021), called on images of any size.
 
@@ -150,7 +125,7 @@ class SegformerBase(nn.Module, Pretrained):
         super().__init__()
         self.config = config
         self.backbone = _backbone(config)
-        self.neck = Neck(config.widths, config.neck_channels)
+        self.neck = NECKS[config.neck](config.widths, config.neck_channels)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = (
             nn.Conv2d(config.neck_channels, len(config.class_names), 1)
@@ -159,6 +134,11 @@ class SegformerBase(nn.Module, Pretrained):
         )
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the features."""
+        return int(self.config.neck_channels)
 
     def maps(self, pixels: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Feature maps of the four stages at strides 4, 8, 16 and 32, of normalised pixels."""

@@ -137,6 +137,11 @@ class FPNSegmenter(nn.Module, Pretrained):
         self.network = FPN(config.network)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the features."""
+        return int(self.config.network.channels)
+
     def logits(self, image: Image) -> tuple[Logits, BaseFeatures]:
         """Logits at the size of ``image`` (differentiable) and the stride-4 features."""
         h, w = image.shape[-2:]

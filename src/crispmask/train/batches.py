@@ -1,10 +1,11 @@
-"""Crops for training, from a data set that is held in memory as bytes."""
+"""Crops for training, from a data set that is held in memory as bytes or read piece by piece."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import torch
+from accelerate import PartialState
 from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import track
@@ -14,8 +15,11 @@ from torch.nn import functional as F
 from crispmask.data.sample import Sample
 from crispmask.data.transforms import AugmentConfig, augment, block_mean, pad_to_multiple
 from crispmask.metrics.confusion import ConfusionMatrix
-from crispmask.models.segmenters import FPNSegmenter
+from crispmask.models.bases import Base
+from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Image, Mask
+
+T = TypeVar("T")
 
 
 class Images(Protocol):
@@ -43,21 +47,50 @@ class Batch:
     masks: Mask
     maps: Float[Tensor, "b c map_h map_w"] | None = None
 
+    def to(self, device: torch.device) -> Self:
+        """The batch on this device."""
+        maps = None if self.maps is None else self.maps.to(device)
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device), maps=maps)
+
+
+class StoredImages(Protocol):
+    """Images as bytes, whether they are in memory or read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Stored: ...
+
+
+class LazyImages:
+    """A data set as bytes, each image read when it is asked for."""
+
+    def __init__(self, data: Images) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Stored:
+        sample = self.data[index]
+        image = (sample.image * 255).round().to(torch.uint8)
+        return Stored(image=image, mask=sample.mask.to(torch.uint8))
+
 
 def store(data: Images) -> list[Stored]:
     """The whole data set in memory."""
-    stored = []
-    for i in track(
-        range(len(data)), description="reading images", transient=True, console=Console(stderr=True)
-    ):
-        sample = data[i]
-        image = (sample.image * 255).round().to(torch.uint8)
-        stored.append(Stored(image=image, mask=sample.mask.to(torch.uint8)))
-    return stored
+    lazy = LazyImages(data)
+    return [lazy[i] for i in _track(range(len(data)), "reading images")]
+
+
+def _track(items: Sequence[T], description: str) -> Iterable[T]:
+    """The items, with a bar of one process on stderr."""
+    console = Console(stderr=True)
+    shown = PartialState().is_main_process
+    return track(items, description, transient=True, console=console, disable=not shown)
 
 
 def with_base(
-    data: Sequence[Stored], bases: Sequence[FPNSegmenter], *, conditioning: str, stride: int
+    data: Sequence[Stored], bases: Sequence[Base], *, conditioning: str, stride: int
 ) -> tuple[list[Stored], float]:
     """The data with what a frozen base says of each image, and the bases' mIoU on it.
 
@@ -69,18 +102,35 @@ def with_base(
         conditioning: "probs" or "features".
         stride: of the state.
     """
-    score = ConfusionMatrix(bases[0].config.network.num_classes)
+    # each process counts all images
+    score = ConfusionMatrix(len(bases[0].config.class_names), sync_on_compute=False)
     stored = []
     pairs = list(zip(data, bases, strict=True))
-    for item, base in track(
-        pairs, description="running the base", transient=True, console=Console(stderr=True)
-    ):
+    for item, base in _track(pairs, "running the base"):
         output = base(item.image[None].float() / 255)
         score.update(output.labels, item.mask[None].long())
-        maps = output.features if conditioning == "features" else _coarse(output.probs, stride)
-        assert maps is not None
+        maps = _maps(output, conditioning=conditioning, stride=stride)
         stored.append(Stored(item.image, item.mask, maps[0].half().contiguous()))
     return stored, score.compute().miou
+
+
+def live_base(base: Base, *, conditioning: str, stride: int) -> Callable[[Batch], Batch]:
+    """A function that shows the crops of a batch to a frozen base and adds what it says.
+
+    What `with_base` keeps for whole images is made anew for each crop, on the base's device.
+    """
+
+    def complete(batch: Batch) -> Batch:
+        maps = _maps(base(batch.images), conditioning=conditioning, stride=stride)
+        return replace(batch, maps=maps.clone())  # a plain tensor: the base infers
+
+    return complete
+
+
+def _maps(output: BaseOutput, *, conditioning: str, stride: int) -> Tensor:
+    maps = output.features if conditioning == "features" else _coarse(output.probs, stride)
+    assert maps is not None
+    return maps
 
 
 def folds_of(data: Images, folds: int) -> list[int]:
@@ -92,7 +142,7 @@ def folds_of(data: Images, folds: int) -> list[int]:
 
 
 def draw(
-    data: Sequence[Stored], config: AugmentConfig, *, batch_size: int, generator: torch.Generator
+    data: StoredImages, config: AugmentConfig, *, batch_size: int, generator: torch.Generator
 ) -> Batch:
     """A batch of random crops of random images; the generator decides everything."""
     chosen = torch.randint(len(data), (batch_size,), generator=generator).tolist()

@@ -15,39 +15,54 @@ class LoopConfig:
         steps: optimiser steps.
         batch_size: crops per step and process.
         learning_rate: peak of a linear warm-up and a cosine decay to zero.
+        halvings: the rate is halved so often, evenly, down to 1e-6, instead of the cosine; 0 keeps
+            the cosine.
+        restart: share of the steps after which warm-up and decay start again; 0 is once.
         betas: of AdamW.
         weight_decay: of AdamW, on matrices and filters only.
+        decay_all: weight decay on gains and biases, too.
         warmup_steps: steps of linear warm-up.
         ema_decay: of the exponential average of the weights that is evaluated and saved.
-        clip_norm: largest norm of the gradient.
+        ema_every: steps between two updates of that average.
+        clip_norm: largest norm of the gradient; 0 leaves it as it is.
         seed: of weights, crops and noise.
         eval_every: steps between evaluations on the validation split.
         eval_images: about how many images of the validation split, evenly spread, are used for
             these evaluations and for the scores of the card; 0 takes all.
         save_every: steps between checkpoints.
+        workers: threads that draw batches ahead; 0 draws each when it is needed.
         track: write TensorBoard events (needs extra "tensorboard").
     """
 
     steps: int
     batch_size: int = 8
     learning_rate: float = 1e-3
+    halvings: int = 0
+    restart: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.02
+    decay_all: bool = False
     warmup_steps: int = 50
     ema_decay: float = 0.995
+    ema_every: int = 1
     clip_norm: float = 1.0
     seed: int = 0
     eval_every: int = 250
     eval_images: int = 40
     save_every: int = 250
+    workers: int = 0
     track: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "save_every"):
+        for name in ("steps", "batch_size", "ema_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        for name in ("halvings", "workers", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        for name in ("ema_decay", "restart"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
 
@@ -94,13 +109,17 @@ class RefinerTrainConfig:
     first prediction at random times.
 
     Attributes:
-        data: "earth", "camvid:FOLDER", or a folder with train/, val/ and classes.txt.
-        base: bundled name or folder of the trained base segmenter.
+        data: "earth", "camvid:FOLDER", "ade20k:FOLDER", "cityscapes:FOLDER", or a folder with
+            train/, val/ and classes.txt.
+        base: bundled name or folder of the trained base segmenter; also a SegFormer as transformers
+            keeps it.
         fold_bases: folders of bases that were trained without fold 0, 1, ...; each training image
             is then shown with the output of the base that has not seen it. Needed where the
             base is much better on its training images than on others; at least 5.
         loop: steps and rates, of both stages together.
         augment: crops and colours; crop sides in pixels of the image.
+        in_memory: hold all images and the base's outputs for them in memory; else images are read
+            for each crop, and the base sees the crop, as in the paper.
         conditioning: what the denoiser is told: "probs" (any segmenter), "features" (the paper),
             "logits", "mask" or "none".
         stride: pixels of the image per pixel of the diffused mask.
@@ -110,9 +129,15 @@ class RefinerTrainConfig:
             paper), the "truth", or the "base" prediction.
         widths: channels of the denoiser per level.
         depth: residual blocks of the denoiser before each skip.
+        linear_attention: attend at every level of the denoiser, as the paper.
         patch_size: state pixels per position inside the denoiser.
         state_input: False trains the control: the same network without the mask input.
+        embed_dim: channels of the label table.
         embed_trained: learn the label table; the paper keeps it random.
+        stem_kernel: side of the first convolution.
+        head_channels: width of the layer before the classifier; 0 leaves that layer out.
+        dropout: share of channels dropped before the classifier while training.
+        time_scale: number that stands for a clean mask in the time embedding.
         first_stage: share of the steps in the first stage; 0 trains in one stage.
         noise_share: share of pure-noise draws (t = 1) in the second stage.
         condition_dropout: share of images whose condition is removed; guidance needs some.
@@ -129,6 +154,7 @@ class RefinerTrainConfig:
     loop: LoopConfig
     augment: AugmentConfig
     fold_bases: tuple[str, ...] = ()
+    in_memory: bool = True
     conditioning: Conditioning = "probs"
     stride: int = 2
     process: ProcessName = "uniform"
@@ -136,9 +162,15 @@ class RefinerTrainConfig:
     noise_target: Literal["first", "truth", "base"] = "first"
     widths: tuple[int, ...] = (32, 48, 64)
     depth: int = 1
+    linear_attention: bool = False
     patch_size: int = 2
     state_input: bool = True
+    embed_dim: int = 8
     embed_trained: bool = True
+    stem_kernel: int = 3
+    head_channels: int = 0
+    dropout: float = 0.0
+    time_scale: float = 100.0
     first_stage: float = 0.5
     noise_share: float = 0.25
     condition_dropout: float = 0.1
@@ -152,6 +184,8 @@ class RefinerTrainConfig:
                 f"fold_bases needs at least 5 bases, got {len(self.fold_bases)}: bases trained on "
                 "much less data are too weak to learn from."
             )
+        if self.fold_bases and not self.in_memory:
+            raise ValueError("fold_bases needs in_memory: each image has its own base.")
         if self.noise_target == "base" and self.conditioning == "features":
             raise ValueError(
                 'noise_target="base" needs the base\'s probabilities, which are not kept with '

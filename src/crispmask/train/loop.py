@@ -2,9 +2,9 @@
 
 import json
 import math
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -22,15 +22,18 @@ from rich.progress import (
 )
 from rich.progress import Task as RichTask
 from rich.text import Text
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import write_atomic
+from crispmask.train.ahead import draw_ahead
 from crispmask.train.batches import Batch
+from crispmask.train.checkpoint import finish_swap, load_checkpoint, save_checkpoint
 from crispmask.train.configs import LoopConfig
+
+LOWEST_RATE = 1e-6
+"""Learning rate below which halving stops, as in DDPS."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,15 @@ class Task:
         objective: module with a part ``model``; called with (batch, progress, generator) it gives
             the loss.
         draw: makes the batch of a step from a generator.
-        evaluate: scores of a model on the validation split.
+        evaluate: scores of a model on the validation split; every process calls it and gets the
+            same.
+        complete: what is added to a batch once it is on the device, by default nothing.
     """
 
     objective: nn.Module
     draw: Callable[[torch.Generator], Batch]
     evaluate: Callable[[nn.Module], dict[str, float]]
+    complete: Callable[[Batch], Batch] = field(default=lambda batch: batch)
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,11 @@ class Fitted:
 def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted:
     """Train; what comes back is the average of the weights.
 
-    Every random number of step i comes from (seed, i), so a run that is stopped and resumed takes
-    exactly the steps of one that was not. ``output`` gets ``log.jsonl`` (loss and scores) and
-    ``checkpoint/``, which is replaced as a whole.
+    Every random number of step i comes from (seed, i), and from the number of the process where
+    there are several, so a run that is stopped and resumed takes exactly the steps of one that was
+    not. Each process draws its own crops; gradients and losses are means over all. ``output`` gets
+    ``log.jsonl`` (loss and scores) and ``checkpoint/``, which is replaced as a whole, from the
+    main process alone.
 
     Raises:
         InputError: if ``resume`` finds no checkpoint, or one of another model.
@@ -75,7 +83,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
         mixed_precision="bf16" if _bf16() else "no",
     )
     model = cast(nn.Module, task.objective.model)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), betas=config.betas)
+    optimizer = torch.optim.AdamW(_groups(model, config), betas=config.betas)
     ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
     average = AveragedModel(model, multi_avg_fn=ema)
     average.to(accelerator.device)
@@ -86,29 +94,36 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
     scores: dict[str, float] = {}
     log = output / "log.jsonl"
     if resume:
+        if accelerator.is_main_process:
+            finish_swap(output / "checkpoint")
+        accelerator.wait_for_everyone()
         start = load_checkpoint(output / "checkpoint", model, average, optimizer)
+    if accelerator.is_main_process:
         _keep_steps(log, start)
-    elif accelerator.is_main_process:
-        log.unlink(missing_ok=True)
+    seeds = [
+        (config.seed * 1_000_003 + step) * 65_537 + accelerator.process_index
+        for step in range(start, config.steps)
+    ]
+    drawn = draw_ahead(task.draw, seeds, workers=config.workers)
 
-    with _progress() as bar:
+    with _progress(shown=accelerator.is_main_process) as bar, closing(drawn):
         row = bar.add_task("training", total=config.steps, completed=start, loss=math.nan)
         objective.train()
-        for step in range(start, config.steps):
-            seed = (config.seed * 1_000_003 + step) * 65_537 + accelerator.process_index
-            generator = torch.Generator().manual_seed(seed)
+        for step, (crops, generator) in enumerate(drawn, start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            batch = _to(task.draw(generator), accelerator.device)
-            with torch.random.fork_rng():  # dropout draws from the global generator
-                torch.manual_seed(seed)
+            batch = task.complete(crops.to(accelerator.device))
+            with seeded(seeds[step - start], accelerator.device):  # for dropout
                 loss = objective(batch, step / config.steps, generator)
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(objective.parameters(), config.clip_norm)
+            if config.clip_norm:
+                accelerator.clip_grad_norm_(objective.parameters(), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.update_parameters(model)
-            value, done = loss.item(), step + 1
+            done = step + 1
+            if done % config.ema_every == 0:
+                average.update_parameters(model)
+            value = accelerator.reduce(loss.detach(), "mean").item()
             if not math.isfinite(value):
                 raise InputError(
                     f"the loss is {value} at step {step}; start again in a new folder with a "
@@ -135,77 +150,36 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    """Linear warm-up and half a cosine down to zero, or steps of one half; once or twice."""
+    restart = round(config.restart * config.steps)
+    first, length = (0, restart) if step < restart else (restart, config.steps - restart)
+    since = step - first
+    peak = config.learning_rate * min(1.0, (since + 1) / max(config.warmup_steps, 1))
+    if config.halvings:
+        return max(peak * 0.5 ** (since * config.halvings // length), min(peak, LOWEST_RATE))
+    return peak * 0.5 * (1 + math.cos(math.pi * since / length))
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Any
-) -> None:
-    """Write everything a run needs to go on, as tensors, and swap it in."""
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for index, entries in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entries.items()}
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, temporary / "state.safetensors")
-    (temporary / "step.json").write_text(json.dumps({"step": step}))
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    temporary.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The global generators of CPU and device seeded; afterwards they are as they were before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
-def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimizer: Any) -> int:
-    """Restore what `save_checkpoint` wrote; returns the number of steps done."""
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():  # stopped between the two moves of a swap
-        old.replace(folder)
-    try:
-        step = int(json.loads((folder / "step.json").read_text())["step"])
-        tensors = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(
-            f"cannot resume: {folder} holds no readable checkpoint ({error}); start again in a new "
-            "folder."
-        ) from error
-    try:
-        model.load_state_dict(_part(tensors, "model."))
-        average.load_state_dict(_part(tensors, "average."))
-    except RuntimeError as error:
-        raise InputError(
-            f"cannot resume: {folder} is of a model of another size; start again in a new folder."
-        ) from error
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _part(tensors, "optimizer.").items():
-        index, _, entry = key.partition(".")
-        state.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return step
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with weight decay (matrices, filters) and without (gains, biases)."""
+def _groups(model: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
+    """Matrices and filters, and gains and biases, with their weight decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    decay = config.weight_decay
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
+        {
+            "params": [p for p in trained if p.ndim <= 1],
+            "weight_decay": decay if config.decay_all else 0.0,
+        },
     ]
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    maps = None if batch.maps is None else batch.maps.to(device)
-    return Batch(images=batch.images.to(device), masks=batch.masks.to(device), maps=maps)
 
 
 def _bf16() -> bool:
@@ -219,7 +193,7 @@ def _keep_steps(log: Path, steps: int) -> None:
     write_atomic(log, "".join(f"{line}\n" for line in kept))
 
 
-def _progress() -> Progress:
+def _progress(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -228,6 +202,7 @@ def _progress() -> Progress:
         _Speed(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not shown,
     )
 
 

@@ -6,74 +6,87 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from torch import nn
+from torch.utils.data import Subset
 
 from crispmask.data.source import open_split
-from crispmask.diffusion.losses import cross_entropy
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
+from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.refiner_config import RefinerConfig, condition_channels, num_states
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
 from crispmask.nn.fpn import FPNConfig
-from crispmask.nn.unet import MaskUNetConfig
 from crispmask.provenance import provenance
-from crispmask.train.batches import Stored, draw, folds_of, store, with_base
+from crispmask.shapes import Image
+from crispmask.train.batches import (
+    LazyImages,
+    Stored,
+    StoredImages,
+    draw,
+    folds_of,
+    live_base,
+    store,
+    with_base,
+)
 from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
-from crispmask.train.loop import Task, fit
+from crispmask.train.loop import Task, fit, seeded
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
+from crispmask.train.processes import this_process
+from crispmask.train.untrained import new_refiner
+from crispmask.train.validation import refiner_scores, segmenter_scores
 
 LARGEST_GAP = 0.05
 """mIoU by which a base may be better on its training images before folds are needed."""
-
-TEMPERATURES = tuple(1.12**i for i in range(-6, 11))
-"""Tried on the validation images; 0.5 to 3.1."""
 
 
 def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     """Train a model and save it to ``output``.
 
     The folder gets ``config.json``, ``model.safetensors`` and a card, ``run.json`` with the
-    resolved settings and scores, ``log.jsonl`` and ``checkpoint/``.
+    resolved settings and scores, ``log.jsonl`` and ``checkpoint/``. Under ``accelerate launch``
+    every process calls this; the main process alone writes.
 
     Raises:
         InputError: if ``output`` holds another run and ``resume`` is False, or the data or the
             base cannot be used.
     """
+    state = this_process()
     settings = {"kind": type(config).__name__, **dataclasses.asdict(config)}
     _check_output(output, settings, resume=resume)
     start = time.monotonic()
     train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
-    stored, held_out = store(train_set), store(val_set)
-    if isinstance(config, SegmenterTrainConfig) and config.folds:
-        folds = folds_of(train_set, config.folds)
-        stored = [item for item, fold in zip(stored, folds, strict=True) if fold != config.fold]
-    if config.loop.eval_images:  # spread over the split
-        step = max(1, len(held_out) // config.loop.eval_images)
-        few = held_out[::step]
-    else:
-        few = held_out
-    facts: dict[str, Any] = {"train_images": len(stored), "val_images": len(few)}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.loop.seed)  # initial weights
+    every = max(1, len(val_set) // (config.loop.eval_images or len(val_set)))
+    few_set = Subset(val_set, range(0, len(val_set), every))  # spread over the split
+    facts: dict[str, Any] = {"train_images": len(train_set), "val_images": len(few_set)}
+    facts["processes"] = state.num_processes
+    with seeded(config.loop.seed, state.device):  # initial weights
         if isinstance(config, SegmenterTrainConfig):
-            task, more = _segmenter_task(config, stored, few, train_set.class_names)
+            stored = store(train_set)
+            if config.folds:
+                folds = folds_of(train_set, config.folds)
+                stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
+                facts["train_images"] = len(stored)
+            task, more = _segmenter_task(config, stored, store(few_set), train_set.class_names)
+        elif config.in_memory:
+            folds = folds_of(train_set, max(len(config.fold_bases), 1))
+            names = train_set.class_names
+            task, more = _refiner_task(config, store(train_set), folds, store(few_set), names)
         else:
-            count = max(len(config.fold_bases), 1)
-            folds = folds_of(train_set, count)
-            task, more = _refiner_task(config, stored, folds, few, train_set.class_names)
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
+            lazy, few = LazyImages(train_set), LazyImages(few_set)
+            task, more = _live_refiner_task(config, lazy, few, train_set.class_names), {}
+    state.wait_for_everyone()  # all have looked at the folder
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
     model, scores = cast(FPNSegmenter | MaskRefiner, fitted.model), fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
-    if not PartialState().is_main_process:
+    if not state.is_main_process:
         return output
     facts |= more | scores | {"seconds": round(time.monotonic() - start, 1)}
     facts |= provenance()
@@ -97,20 +110,12 @@ def _segmenter_task(
         if config.imagenet:
             load_imagenet(model.network.encoder, imagenet_weights())
 
-    def evaluate(candidate: nn.Module) -> dict[str, float]:
-        segmenter = cast(FPNSegmenter, candidate)
-        score = ConfusionMatrix(len(names))
-        for item in few:
-            output = segmenter(item.image[None].float() / 255)
-            score.update(output.labels.cpu(), item.mask[None].long())
-        return {"val_miou": score.compute().miou}
-
     batch_size = config.loop.batch_size
     return (
         Task(
             objective=SegmenterObjective(model, dice_weight=config.dice_weight),
             draw=lambda g: draw(stored, config.augment, batch_size=batch_size, generator=g),
-            evaluate=evaluate,
+            evaluate=lambda candidate: segmenter_scores(cast(FPNSegmenter, candidate), few),
         ),
         {},
     )
@@ -123,11 +128,9 @@ def _refiner_task(
     few: list[Stored],
     names: tuple[str, ...],
 ) -> tuple[Task, dict[str, Any]]:
-    base = FPNSegmenter.from_pretrained(config.base)
-    _check_classes(base, names, config.base)
-    parts = [FPNSegmenter.from_pretrained(folder) for folder in config.fold_bases] or [base]
+    base = load_base(config.base, class_names=names)
+    parts = [load_base(folder, class_names=names) for folder in config.fold_bases] or [base]
     for i, folder in enumerate(config.fold_bases):
-        _check_classes(parts[i], names, folder)
         _check_fold(Path(folder), i, len(config.fold_bases))
     seen, train_miou = with_base(
         stored,
@@ -135,59 +138,19 @@ def _refiner_task(
         conditioning=config.conditioning,
         stride=config.stride,
     )
-    features = base.config.network.channels if config.conditioning == "features" else 0
-    k = len(names)
-    cond = condition_channels(
-        config.conditioning, k, stride=config.stride, feature_channels=features
-    )
-    network = MaskUNetConfig(
-        num_classes=k,
-        cond_channels=cond,
-        num_states=num_states(k, config.process),
-        widths=config.widths,
-        depth=config.depth,
-        patch_size=config.patch_size,
-        state_input=config.state_input,
-        embed_trained=config.embed_trained,
-    )
-    model = MaskRefiner(
-        RefinerConfig(
-            class_names=names,
-            network=network,
-            conditioning=config.conditioning,
-            stride=config.stride,
-            process=config.process,
-            schedule=config.schedule,
-            residual=config.conditioning in ("probs", "logits", "mask"),
-            feature_channels=features,
-            condition_dropout=config.condition_dropout,
-        )
-    )
-    multiple = config.stride * network.stride
-    if any(side % multiple for side in config.augment.crop):
-        h, w = config.augment.crop
-        raise InputError(f"sides of augment.crop must be multiples of {multiple}, got {h}x{w}.")
+    model = new_refiner(config, names, feature_channels=base.feature_channels)
     outputs = [base(item.image[None].float() / 255) for item in few]
-    score = ConfusionMatrix(k)
+    score = ConfusionMatrix(len(names), sync_on_compute=False)  # each process counts all images
     for item, output in zip(few, outputs, strict=True):
         score.update(output.labels, item.mask[None].long())
     val_miou = score.compute().miou
     outputs = [BaseOutput(probs=o.probs.half(), features=o.features) for o in outputs]
 
+    def answer(i: int, image: Image) -> BaseOutput:
+        return BaseOutput(probs=outputs[i].probs.float(), features=outputs[i].features)
+
     def evaluate(candidate: nn.Module) -> dict[str, float]:
-        refiner = cast(MaskRefiner, candidate).eval()
-        score = ConfusionMatrix(k)
-        losses = torch.zeros(len(TEMPERATURES))
-        for i, (item, output) in enumerate(zip(few, outputs, strict=True)):
-            image, target = item.image[None].float() / 255, item.mask[None].long()
-            given = BaseOutput(probs=output.probs.float(), features=output.features)
-            refined = refiner(image, given, names=[str(i)])
-            score.update(refined.labels.cpu(), target)
-            thin = (..., slice(None, None, 4), slice(None, None, 4))  # enough pixels for a number
-            logits = refined.probs[thin].cpu().clamp(min=1e-12).log()
-            losses += torch.stack([cross_entropy(logits / t, target[thin]) for t in TEMPERATURES])
-        best = TEMPERATURES[int(losses.argmin())] * refiner.config.temperature
-        return {"val_miou": score.compute().miou, "temperature": best}
+        return refiner_scores(cast(MaskRefiner, candidate).eval(), few, answer)
 
     batch_size = config.loop.batch_size
     task = Task(
@@ -196,7 +159,7 @@ def _refiner_task(
         evaluate=evaluate,
     )
     gap = train_miou - val_miou
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(stderr=True, soft_wrap=True, quiet=not PartialState().is_main_process)
     console.print(
         f"base: mIoU {train_miou:.3f} on the training images, {val_miou:.3f} on validation"
     )
@@ -206,6 +169,26 @@ def _refiner_task(
             "meet later. Train bases on folds (--folds 5 --fold i) and name them in --fold-bases."
         )
     return task, {"base_train_miou": train_miou, "base_val_miou": val_miou, "base_gap": gap}
+
+
+def _live_refiner_task(
+    config: RefinerTrainConfig, data: StoredImages, few: StoredImages, names: tuple[str, ...]
+) -> Task:
+    """Nothing is kept: images are read for each crop, and the frozen base sees the crops."""
+    base = load_base(config.base, class_names=names).to(PartialState().device)
+    model = new_refiner(config, names, feature_channels=base.feature_channels)
+    side, batch_size = config.augment.short_side, config.loop.batch_size
+
+    def evaluate(candidate: nn.Module) -> dict[str, float]:
+        refiner = cast(MaskRefiner, candidate).eval()
+        return refiner_scores(refiner, few, lambda _, image: base(image), short_side=side)
+
+    return Task(
+        objective=RefinerObjective(model, config),
+        draw=lambda g: draw(data, config.augment, batch_size=batch_size, generator=g),
+        evaluate=evaluate,
+        complete=live_base(base, conditioning=config.conditioning, stride=config.stride),
+    )
 
 
 def _check_classes(segmenter: FPNSegmenter, names: tuple[str, ...], source: str) -> None:
@@ -266,8 +249,8 @@ def _card(config: TrainConfig, model: FPNSegmenter | MaskRefiner, facts: dict[st
         f"# {type(model).__name__} for {config.data}",
         "",
         f"Classes: {', '.join(model.config.class_names)}. {parameters:,} parameters.",
-        f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops, seed "
-        f"{config.loop.seed}; settings in run.json.",
+        f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "
+        f"seed {config.loop.seed}; settings in run.json.",
         "",
         "| fact | value |",
         "|---|---|",

@@ -1,0 +1,62 @@
+"""The refiner that a run starts with."""
+
+from collections.abc import Sequence
+
+from crispmask.errors import InputError
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels, num_states
+from crispmask.nn.unet import MaskUNetConfig
+from crispmask.train.configs import RefinerTrainConfig
+
+
+def new_refiner(
+    config: RefinerTrainConfig, names: Sequence[str], *, feature_channels: int
+) -> MaskRefiner:
+    """A refiner as the run asks for it, its weights drawn at random.
+
+    Args:
+        config: of the run.
+        names: of the classes.
+        feature_channels: that the base gives.
+
+    Raises:
+        InputError: if the crops do not divide into the network's coarsest pixels.
+    """
+    k = len(names)
+    features = feature_channels if config.conditioning == "features" else 0
+    cond = condition_channels(
+        config.conditioning, k, stride=config.stride, feature_channels=features
+    )
+    network = MaskUNetConfig(
+        num_classes=k,
+        cond_channels=cond,
+        num_states=num_states(k, config.process),
+        widths=config.widths,
+        depth=config.depth,
+        linear_attention=config.linear_attention,
+        patch_size=config.patch_size,
+        embed_dim=config.embed_dim,
+        embed_trained=config.embed_trained,
+        stem_kernel=config.stem_kernel,
+        head_channels=config.head_channels,
+        dropout=config.dropout,
+        time_scale=config.time_scale,
+        state_input=config.state_input,
+    )
+    multiple = config.stride * network.stride
+    if any(side % multiple for side in config.augment.crop):
+        h, w = config.augment.crop
+        raise InputError(f"sides of augment.crop must be multiples of {multiple}, got {h}x{w}.")
+    return MaskRefiner(
+        RefinerConfig(
+            class_names=tuple(names),
+            network=network,
+            conditioning=config.conditioning,
+            stride=config.stride,
+            process=config.process,
+            schedule=config.schedule,
+            residual=config.conditioning in ("probs", "logits", "mask"),
+            feature_channels=features,
+            condition_dropout=config.condition_dropout,
+        )
+    )

@@ -1,0 +1,68 @@
+"""Scores on the validation split while training.
+
+The images are shared among the processes; metrics and losses add up what all of them counted.
+"""
+
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import reduce
+from torch.nn import functional as F
+
+from crispmask.data.transforms import resize_short_side
+from crispmask.diffusion.losses import cross_entropy
+from crispmask.metrics.confusion import ConfusionMatrix
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.shapes import Image
+from crispmask.train.batches import StoredImages
+from crispmask.train.processes import own_share
+
+TEMPERATURES = tuple(1.12**i for i in range(-6, 11))
+"""Tried on the validation images; 0.5 to 3.1."""
+
+
+def segmenter_scores(segmenter: FPNSegmenter, items: StoredImages) -> dict[str, float]:
+    """mIoU over the items."""
+    device = next(segmenter.parameters()).device
+    score = ConfusionMatrix(len(segmenter.config.class_names)).to(device)
+    for i in own_share(len(items)):
+        item = items[i]
+        output = segmenter(item.image[None].float() / 255)
+        score.update(output.labels, item.mask[None].long().to(device))
+    return {"val_miou": score.compute().miou}
+
+
+def refiner_scores(
+    refiner: MaskRefiner,
+    items: StoredImages,
+    answer: Callable[[int, Image], BaseOutput],
+    *,
+    short_side: int = 0,
+) -> dict[str, float]:
+    """mIoU with one call, and the temperature that fits best.
+
+    Args:
+        refiner: in evaluation mode.
+        items: the validation images.
+        answer: output of the base for an image, given its number and its pixels.
+        short_side: of the images that base and refiner see; 0 leaves them as they are.
+    """
+    device = next(refiner.parameters()).device
+    score = ConfusionMatrix(len(refiner.config.class_names)).to(device)
+    losses = torch.zeros(len(TEMPERATURES), device=device)
+    for i in own_share(len(items)):
+        item = items[i]
+        target = item.mask[None].long().to(device)
+        image = resize_short_side(item.image[None].float() / 255, short_side)
+        probs = refiner(image, answer(i, image), names=[str(i)]).probs
+        if probs.shape[-2:] != target.shape[-2:]:
+            size = target.shape[-2:]
+            probs = F.interpolate(probs, size=size, mode="bilinear", align_corners=False)
+        score.update(probs.argmax(1), target)
+        thin = (..., slice(None, None, 4), slice(None, None, 4))  # enough pixels for a number
+        logits = probs[thin].clamp(min=1e-12).log()
+        losses += torch.stack([cross_entropy(logits / t, target[thin]) for t in TEMPERATURES])
+    best = int(reduce(losses, "sum").argmin())
+    fitted = TEMPERATURES[best] * refiner.config.temperature
+    return {"val_miou": score.compute().miou, "temperature": fitted}
