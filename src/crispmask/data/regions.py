@@ -40,6 +40,15 @@ class Regions:
         totals.index_add_(0, self.index.cpu()[known], values.cpu()[:, known].T.double())
         return (totals / self.areas[:, None]).to(values.dtype)
 
+    def find(self, label: int, area: int, box: Box) -> int:
+        """Number of the region with this label, area and box.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        facts = zip(self.labels.tolist(), self.areas.tolist(), self.boxes, strict=True)
+        return list(facts).index((label, area, box))
+
 
 def regions_of(mask: Int64[Tensor, "h w"]) -> Regions:
     """Pixels of one class that touch along a side belong to one region."""
