@@ -6,6 +6,7 @@ from dataclasses import replace
 from crispmask.data.transforms import AugmentConfig
 from crispmask.train.configs import (
     LoopConfig,
+    PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
@@ -100,6 +101,16 @@ def own_refiner() -> RefinerTrainConfig:
     )
 
 
+def own_prior() -> PriorTrainConfig:
+    """A prior over masks, without images: ``--data MASKS``, a folder of label files."""
+    return PriorTrainConfig(
+        data="data",
+        loop=LoopConfig(
+            steps=1500, learning_rate=1.5e-3, eval_every=500, eval_images=40, save_every=250
+        ),
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-refiner": earth_refiner,
@@ -110,4 +121,5 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid-control": camvid_control,
     "base": own_base,
     "refiner": own_refiner,
+    "prior": own_prior,
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from crispmask.recipes import RECIPES
-from crispmask.train import RefinerTrainConfig, SegmenterTrainConfig, train
+from crispmask.train import PriorTrainConfig, RefinerTrainConfig, SegmenterTrainConfig, train
 
 DESCRIPTION = """\
 Train by a recipe; each of its fields can be changed.
@@ -27,7 +27,7 @@ class TrainArguments:
     """
 
     config: Annotated[
-        SegmenterTrainConfig | RefinerTrainConfig,
+        SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig,
         tyro.conf.arg(name=""),
         tyro.conf.AvoidSubcommands,
     ]

@@ -1,8 +1,8 @@
 """Crops for training, from a data set that is held in memory as bytes."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -42,6 +42,11 @@ class Batch:
     images: Image
     masks: Mask
     maps: Float[Tensor, "b c map_h map_w"] | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on this device."""
+        maps = None if self.maps is None else self.maps.to(device)
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device), maps=maps)
 
 
 def store(data: Images) -> list[Stored]:

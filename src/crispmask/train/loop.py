@@ -40,12 +40,12 @@ class Task:
     Attributes:
         objective: module with a part ``model``; called with (batch, progress, generator) it gives
             the loss.
-        draw: makes the batch of a step from a generator.
+        draw: makes the batch of a step from a generator: crops, or masks alone.
         evaluate: scores of a model on the validation split.
     """
 
     objective: nn.Module
-    draw: Callable[[torch.Generator], Batch]
+    draw: Callable[[torch.Generator], Batch | Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
 
 
@@ -99,7 +99,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
             generator = torch.Generator().manual_seed(seed)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            batch = _to(task.draw(generator), accelerator.device)
+            batch = task.draw(generator).to(accelerator.device)
             with torch.random.fork_rng():  # dropout draws from the global generator
                 torch.manual_seed(seed)
                 loss = objective(batch, step / config.steps, generator)
@@ -201,11 +201,6 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    maps = None if batch.maps is None else batch.maps.to(device)
-    return Batch(images=batch.images.to(device), masks=batch.masks.to(device), maps=maps)
 
 
 def _bf16() -> bool:

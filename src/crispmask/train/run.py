@@ -16,6 +16,7 @@ from crispmask.diffusion.losses import cross_entropy
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.checkpoint import write_atomic
+from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels, num_states
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
@@ -24,9 +25,15 @@ from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.provenance import provenance
 from crispmask.train.batches import Stored, draw, folds_of, store, with_base
-from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
+from crispmask.train.configs import (
+    PriorTrainConfig,
+    RefinerTrainConfig,
+    SegmenterTrainConfig,
+    TrainConfig,
+)
 from crispmask.train.loop import Task, fit
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
+from crispmask.train.prior import prior_task
 
 LARGEST_GAP = 0.05
 """mIoU by which a base may be better on its training images before folds are needed."""
@@ -48,39 +55,43 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     settings = {"kind": type(config).__name__, **dataclasses.asdict(config)}
     _check_output(output, settings, resume=resume)
     start = time.monotonic()
-    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
-    stored, held_out = store(train_set), store(val_set)
-    if isinstance(config, SegmenterTrainConfig) and config.folds:
-        folds = folds_of(train_set, config.folds)
-        stored = [item for item, fold in zip(stored, folds, strict=True) if fold != config.fold]
-    if config.loop.eval_images:  # spread over the split
-        step = max(1, len(held_out) // config.loop.eval_images)
-        few = held_out[::step]
-    else:
-        few = held_out
-    facts: dict[str, Any] = {"train_images": len(stored), "val_images": len(few)}
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)  # initial weights
-        if isinstance(config, SegmenterTrainConfig):
-            task, more = _segmenter_task(config, stored, few, train_set.class_names)
+        if isinstance(config, PriorTrainConfig):
+            task, facts = prior_task(config)
         else:
-            count = max(len(config.fold_bases), 1)
-            folds = folds_of(train_set, count)
-            task, more = _refiner_task(config, stored, folds, few, train_set.class_names)
+            task, facts = _image_task(config)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
-    model, scores = cast(FPNSegmenter | MaskRefiner, fitted.model), fitted.scores
+    model, scores = cast(FPNSegmenter | MaskRefiner | MaskPrior, fitted.model), fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
     if not PartialState().is_main_process:
         return output
-    facts |= more | scores | {"seconds": round(time.monotonic() - start, 1)}
+    facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
     facts |= provenance()
     model.save_pretrained(output)
     write_atomic(output / "README.md", _card(config, model, facts))
     write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
     return output
+
+
+def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task, dict[str, Any]]:
+    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
+    stored, few = store(train_set), store(val_set)
+    if isinstance(config, SegmenterTrainConfig) and config.folds:
+        folds = folds_of(train_set, config.folds)
+        stored = [item for item, fold in zip(stored, folds, strict=True) if fold != config.fold]
+    if config.loop.eval_images:  # spread over the split
+        few = few[:: max(1, len(few) // config.loop.eval_images)]
+    facts: dict[str, Any] = {"train_images": len(stored), "val_images": len(few)}
+    if isinstance(config, SegmenterTrainConfig):
+        task, more = _segmenter_task(config, stored, few, train_set.class_names)
+    else:
+        folds = folds_of(train_set, max(len(config.fold_bases), 1))
+        task, more = _refiner_task(config, stored, folds, few, train_set.class_names)
+    return task, facts | more
 
 
 def _segmenter_task(
@@ -253,7 +264,9 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
         )
 
 
-def _card(config: TrainConfig, model: FPNSegmenter | MaskRefiner, facts: dict[str, Any]) -> str:
+def _card(
+    config: TrainConfig, model: FPNSegmenter | MaskRefiner | MaskPrior, facts: dict[str, Any]
+) -> str:
     """The model card: what it is, how it was made, what it scored."""
     parameters = sum(p.numel() for p in model.parameters())
     lines = [
