@@ -27,7 +27,13 @@ from crispmask.models.refiner_config import ProcessName, num_states
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, PriorTrainConfig, prior, train
-from crispmask.train.prior import PriorObjective, bits_per_pixel, draw_masks, store_masks
+from crispmask.train.prior import (
+    PriorObjective,
+    bits_per_pixel,
+    draw_masks,
+    hide_parts,
+    store_masks,
+)
 
 PROCESSES: tuple[ProcessName, ...] = ("uniform", "absorbing", "mixed")
 NAMES = ("sky", "ground", "sun")
@@ -370,7 +376,7 @@ def test_a_hole_is_filled_with_what_surrounds_it(trained: Path) -> None:
 @pytest.mark.parametrize("vlb_weight", [0.0, 0.5])
 def test_every_process_trains(process: ProcessName, vlb_weight: float) -> None:
     model = tiny(process).train()
-    objective = PriorObjective(model, vlb_weight=vlb_weight)
+    objective = PriorObjective(model, hide=0.5, vlb_weight=vlb_weight)
     masks = torch.stack(landscapes(4))
     masks[0] = IGNORE
     loss = objective(masks, 0.0, torch.Generator().manual_seed(0))
@@ -380,6 +386,25 @@ def test_every_process_trains(process: ProcessName, vlb_weight: float) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0 or name in stem, name
+
+
+def test_parts_are_hidden_as_wholes() -> None:
+    masks = torch.stack(landscapes(40))
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(hide_parts(masks, 0.0, generator), masks)
+    shown = hide_parts(masks, 0.5, generator)
+    assert ((shown == masks) | (shown == IGNORE)).all()
+    touched = [i for i in range(40) if (shown[i] == IGNORE).any()]
+    assert 10 <= len(touched) <= 30
+    shapes = set()
+    for i in touched:
+        hidden, found = shown[i] == IGNORE, regions_of(masks[i])
+        whole = all(len(set(hidden[found.index == n].tolist())) == 1 for n in range(len(found)))
+        rows, columns = hidden.any(1).nonzero(), hidden.any(0).nonzero()
+        box = int((rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1))
+        assert whole or hidden.sum() == box
+        shapes.add(whole)
+    assert shapes == {False, True}
 
 
 def test_a_resumed_run_takes_the_same_steps(
@@ -491,6 +516,7 @@ def test_colours_instead_of_ids(refuse: Any, tmp_path: Path) -> None:
         (("--crop", "0", "8"), "crop must be at least 1x1"),
         (("--widths", "10"), "multiples of 8"),
         (("--vlb-weight", "-1"), "vlb_weight"),
+        (("--hide", "2"), "hide"),
         (("--process", "other"), "other"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

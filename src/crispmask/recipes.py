@@ -106,7 +106,7 @@ def own_prior() -> PriorTrainConfig:
     return PriorTrainConfig(
         data="data",
         loop=LoopConfig(
-            steps=1500, learning_rate=1.5e-3, eval_every=500, eval_images=40, save_every=250
+            steps=1000, learning_rate=1.5e-3, eval_every=500, eval_images=20, save_every=250
         ),
     )
 

@@ -73,3 +73,15 @@ def regions_of(mask: Int64[Tensor, "h w"]) -> Regions:
         areas=torch.from_numpy(areas.astype(np.int64)),
         boxes=tuple(boxes),
     )
+
+
+def turns(
+    mask: Int64[Tensor, "h w"], count: int, generator: torch.Generator
+) -> Int64[Tensor, "h w"]:
+    """One of ``count`` turns for each pixel, the same throughout a region, the regions shared out.
+
+    Pixels without a label are in turn 0.
+    """
+    found = regions_of(mask)
+    order = torch.randperm(max(len(found), 1), generator=generator) % count
+    return order[found.index.clamp(min=0)].where(found.index >= 0, 0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.data.masks import shrink
-from crispmask.data.regions import Box, regions_of
+from crispmask.data.regions import Box, regions_of, turns
 from crispmask.data.sample import check_ids
 from crispmask.diffusion.categorical import image_generators
 from crispmask.diffusion.losses import negative_log_likelihood_bound
@@ -179,14 +179,14 @@ class MaskPrior(nn.Module, Pretrained):
         given = self._checked(mask)
         small, (h, w) = self._shrunk(given)
         generators = image_generators(seed, names or [str(i) for i in range(len(given))])
-        turn = torch.stack([_turns(m, g) for m, g in zip(small, generators, strict=True)])
+        turn_of = torch.stack([turns(m, TURNS, g) for m, g in zip(small, generators, strict=True)])
         total = torch.zeros(len(small), self.network.config.num_classes, *small.shape[1:])
         total = total.to(small.device)
         with self._inferring():
             for time in times:
                 t = torch.full((len(small),), time, device=small.device)
                 for i in range(TURNS):
-                    hidden = turn.to(small.device) == i
+                    hidden = turn_of.to(small.device) == i
                     state = self.process.forward(
                         small.where(~hidden, IGNORE), t, generator=generators
                     )
@@ -286,10 +286,3 @@ class MaskPrior(nn.Module, Pretrained):
         """Evaluation mode, filters standardised once, bf16 where the device has it."""
         with evaluating(self), standardized_once(self), autocast(self._device()):
             yield
-
-
-def _turns(mask: Int64[Tensor, "h w"], generator: torch.Generator) -> Int64[Tensor, "h w"]:
-    """The turn in which each pixel is hidden; one and the same within a region."""
-    found = regions_of(mask)
-    turns = torch.randperm(max(len(found), 1), generator=generator) % TURNS
-    return turns[found.index.clamp(min=0)]

@@ -186,6 +186,8 @@ class PriorTrainConfig:
         widths: channels of the network per level.
         depth: residual blocks of the network before each skip.
         patch_size: pixels of the mask per position inside the network.
+        hide: share of the crops of which a part is hidden as a whole: a rectangle, or some of the
+            regions. That is how holes are filled and labels judged later.
         vlb_weight: weight of the variational bound's term of a step of 1/20 beside the
             cross-entropy (D3PM's hybrid loss).
         eval_steps: steps of the chain whose bound is the validation score.
@@ -202,6 +204,7 @@ class PriorTrainConfig:
     widths: tuple[int, ...] = (32, 48, 64)
     depth: int = 1
     patch_size: int = 2
+    hide: float = 0.5
     vlb_weight: float = 0.0
     eval_steps: int = 20
 
@@ -219,6 +222,8 @@ class PriorTrainConfig:
                 f"sides of crop must be multiples of {network.stride}, got "
                 f"{self.crop[0]}x{self.crop[1]}."
             )
+        if not 0 <= self.hide <= 1:
+            raise ValueError(f"hide must lie in [0, 1], got {self.hide}.")
         if self.vlb_weight < 0:
             raise ValueError(f"vlb_weight must be at least 0, got {self.vlb_weight}.")
         if not 1 <= self.eval_steps <= MAX_STEPS:

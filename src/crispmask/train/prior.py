@@ -11,10 +11,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from crispmask.data.masks import Masks, open_masks, shrink
+from crispmask.data.regions import turns
 from crispmask.data.transforms import AugmentConfig, augment_masks
 from crispmask.diffusion.losses import cross_entropy, vlb
 from crispmask.errors import InputError
-from crispmask.models.prior import MaskPrior
+from crispmask.models.prior import TURNS, MaskPrior
 from crispmask.models.prior_config import PriorConfig
 from crispmask.models.refiner_config import num_states
 from crispmask.nn.unet import MaskUNetConfig
@@ -35,12 +36,14 @@ class StoredMasks:
 class PriorObjective(nn.Module):
     """Cross-entropy of the clean mask given a noised one, at all times in (0, 1].
 
-    With a weight, a term of the variational bound is added (D3PM, Austin et al. 2021, sec. 3.4).
+    Of a share ``hide`` of the masks a part is hidden, see `hide_parts`. With a weight, a term of
+    the variational bound is added over the rest (D3PM, Austin et al. 2021, sec. 3.4).
     """
 
-    def __init__(self, model: MaskPrior, *, vlb_weight: float = 0.0) -> None:
+    def __init__(self, model: MaskPrior, *, hide: float = 0.0, vlb_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.hide = hide
         self.vlb_weight = vlb_weight
 
     def forward(self, masks: Mask, progress: float, generator: torch.Generator) -> Tensor:
@@ -48,13 +51,35 @@ class PriorObjective(nn.Module):
         b, process = len(masks), self.model.process
         t = 1 - (torch.rand((), generator=generator) + torch.arange(b) / b) % 1
         t = t[torch.randperm(b, generator=generator)].to(masks.device)
-        x_t = process.forward(masks, t, generator=generator)
+        shown = hide_parts(masks, self.hide, generator)
+        x_t = process.forward(shown, t, generator=generator)
         logits = self.model(x_t, t)
         loss = cross_entropy(logits, masks)
         if self.vlb_weight:
             earlier = (t - 1 / VLB_STEPS).clamp(min=0)
-            loss = loss + self.vlb_weight * vlb(process, logits, masks, x_t, t, earlier)
+            loss = loss + self.vlb_weight * vlb(process, logits, shown, x_t, t, earlier)
         return loss
+
+
+def hide_parts(masks: Mask, share: float, generator: torch.Generator) -> Mask:
+    """The masks, a share of them with a part made `IGNORE`, which a process turns into noise.
+
+    The part is a rectangle of up to the whole mask, or one of `TURNS` random shares of its regions,
+    as `MaskPrior.log_probs` hides them.
+    """
+    hidden = torch.zeros_like(masks, dtype=torch.bool)
+    h, w = masks.shape[1:]
+    for i, mask in enumerate(masks):
+        chance, kind, *edges = torch.rand(6, generator=generator).tolist()
+        if chance >= share:
+            continue
+        if kind < 0.5:
+            hidden[i] = (turns(mask, TURNS, generator) == 0).to(masks.device)
+        else:
+            top, bottom = sorted(round(h * edge) for edge in edges[:2])
+            left, right = sorted(round(w * edge) for edge in edges[2:])
+            hidden[i, top:bottom, left:right] = True
+    return masks.where(~hidden, IGNORE)
 
 
 def prior_task(config: PriorTrainConfig) -> tuple[Task, dict[str, Any]]:
@@ -95,7 +120,7 @@ def prior_task(config: PriorTrainConfig) -> tuple[Task, dict[str, Any]]:
         few = few[:: max(1, len(few) // config.loop.eval_images)]
     augmentation = AugmentConfig(crop=config.crop, scale=config.zoom, flip=config.flip)
     task = Task(
-        objective=PriorObjective(model, vlb_weight=config.vlb_weight),
+        objective=PriorObjective(model, hide=config.hide, vlb_weight=config.vlb_weight),
         draw=lambda g: draw_masks(
             known.masks, augmentation, batch_size=config.loop.batch_size, generator=g
         ),
