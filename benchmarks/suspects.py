@@ -164,7 +164,7 @@ def main() -> None:
     data = open_split(args.data, "val")
     samples = [data[i] for i in range(min(len(data), args.limit or len(data)))]
     methods = {"prior": ("prior",), "base": ("base",), "both": ("base", "prior")}
-    runs = []
+    runs: list[dict[str, Any]] = []
     for seed in range(args.seeds):
         plan = Plan(seed=seed)
         spoilt, kinds = plant([sample.mask for sample in samples], plan)

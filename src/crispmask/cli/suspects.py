@@ -72,8 +72,8 @@ def suspects(args: SuspectsArguments) -> int:
     base = None if args.base is None else FPNSegmenter.from_pretrained(args.base)
     names = common_names(
         {
-            f"the base {args.base}": base and base.config.class_names,
-            f"the prior {args.prior}": prior and prior.config.class_names,
+            f"the base {args.base}": None if base is None else base.config.class_names,
+            f"the prior {args.prior}": None if prior is None else prior.config.class_names,
             f"the data in {args.folder}": find_class_names(args.folder),
         }
     )
