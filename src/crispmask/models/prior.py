@@ -79,7 +79,7 @@ class MaskPrior(nn.Module, Pretrained):
         logits: Logits = self.network(x_t, self.network.condition(nothing), t)
         return logits
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         count: int,
@@ -114,7 +114,7 @@ class MaskPrior(nn.Module, Pretrained):
             logits = self._chain(self, start, num_inference_steps, generators)
         return logits[..., :h, :w].argmax(1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def complete(self, mask: Tensor, *, num_inference_steps: int = 50, seed: int = 0) -> Mask:
         """The masks with every `IGNORE` pixel filled; known pixels are returned as they are.
 
@@ -148,7 +148,7 @@ class MaskPrior(nn.Module, Pretrained):
         filled = F.interpolate(probs, given.shape[1:], mode="bilinear", align_corners=False)
         return given.where(given != IGNORE, filled.argmax(1))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def log_probs(
         self,
         mask: Tensor,
