@@ -229,6 +229,11 @@ def test_times_out_of_range_are_refused(times: tuple[float, ...]) -> None:
         tiny().log_probs(torch.stack(landscapes(1)), times=times)
 
 
+def test_each_mask_needs_a_name() -> None:
+    with pytest.raises(InputError, match="2 masks need as many names, got 1"):
+        tiny().log_probs(torch.stack(landscapes(2)), names=["a"])
+
+
 # the model as a folder
 
 

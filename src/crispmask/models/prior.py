@@ -91,7 +91,7 @@ class MaskPrior(nn.Module, Pretrained):
         """Masks drawn from the model: exact ancestral steps, then the likeliest label.
 
         Args:
-            count: number of masks; mask i depends on ``seed`` and i alone.
+            count: number of masks, drawn as one batch; mask i depends on ``seed`` and i alone.
             size: height and width; about ``config.pixels`` pixels, or a square of so many.
             num_inference_steps: calls of the network, exactly, 1 to 1000; more is better.
             seed: of the noise.
@@ -106,7 +106,7 @@ class MaskPrior(nn.Module, Pretrained):
                 f"at least one mask of one pixel is needed, got {count} of {h}x{w}; "
                 "give positive numbers."
             )
-        generators = image_generators(seed, [str(i) for i in range(count)])
+        generators = self._generators(seed, None, count)
         stride, device = self.network.config.stride, self._device()
         shape = (count, h + -h % stride, w + -w % stride)
         with self._inferring():
@@ -130,7 +130,7 @@ class MaskPrior(nn.Module, Pretrained):
             InputError: if an id is neither a class nor `IGNORE`, or a number is out of range.
         """
         given = self._checked(mask)
-        generators = image_generators(seed, [str(i) for i in range(len(given))])
+        generators = self._generators(seed, None, len(given))
         small, (h, w) = self._shrunk(given)
         known = small != IGNORE
 
@@ -178,7 +178,7 @@ class MaskPrior(nn.Module, Pretrained):
             raise InputError(f"times must lie in (0, 1], got {tuple(times)}.")
         given = self._checked(mask)
         small, (h, w) = self._shrunk(given)
-        generators = image_generators(seed, names or [str(i) for i in range(len(given))])
+        generators = self._generators(seed, names, len(given))
         turn_of = torch.stack([turns(m, TURNS, g) for m, g in zip(small, generators, strict=True)])
         total = torch.zeros(len(small), self.network.config.num_classes, *small.shape[1:])
         total = total.to(small.device)
@@ -242,7 +242,7 @@ class MaskPrior(nn.Module, Pretrained):
             names: as in `log_probs`.
         """
         small, _ = self._shrunk(self._checked(mask))
-        generators = image_generators(seed, names or [str(i) for i in range(len(small))])
+        generators = self._generators(seed, names, len(small))
         with self._inferring():
             return negative_log_likelihood_bound(
                 self.process, self, small, num_steps=num_steps, generator=generators
@@ -277,6 +277,13 @@ class MaskPrior(nn.Module, Pretrained):
         h, w = small.shape[1:]
         stride = self.network.config.stride
         return F.pad(small, (0, -w % stride, 0, -h % stride), value=IGNORE), (h, w)
+
+    def _generators(
+        self, seed: int, names: Sequence[str] | None, count: int
+    ) -> list[torch.Generator]:
+        if names is not None and len(names) != count:
+            raise InputError(f"{count} masks need as many names, got {len(names)}.")
+        return image_generators(seed, names or [str(i) for i in range(count)])
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
