@@ -596,7 +596,7 @@ def test_the_average_takes_every_so_many_steps(tmp_path: Path) -> None:
     assert bias is not None
     seen: list[Tensor] = []
 
-    def remember(_: torch.Generator) -> Batch:
+    def remember(_: torch.Generator) -> Batch | Tensor:
         seen.append(bias.detach().clone())
         return task.draw(torch.Generator())
 
@@ -613,7 +613,7 @@ def test_the_average_of_the_weights_is_what_comes_back(tmp_path: Path) -> None:
     model = task.objective.model
     assert isinstance(model, MaskRefiner)
 
-    def remember(_: torch.Generator) -> Batch:
+    def remember(_: torch.Generator) -> Batch | Tensor:
         weights.append(model.network.classifier.bias.detach().clone())  # type: ignore[union-attr]
         return task.draw(torch.Generator())
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crispmask.metrics.calibration import CalibrationError
     from crispmask.metrics.confusion import ConfusionMatrix
     from crispmask.models.inputs import as_base_output
+    from crispmask.models.prior import MaskPrior
     from crispmask.models.refiner import MaskRefiner, RefinerOutput
     from crispmask.models.refiner_config import RefinerConfig
     from crispmask.models.segmenters import BaseOutput, FPNSegmenter
@@ -42,6 +43,7 @@ _MODULES = {
     "metrics.calibration": ("CalibrationError",),
     "metrics.confusion": ("ConfusionMatrix",),
     "models.inputs": ("as_base_output",),
+    "models.prior": ("MaskPrior",),
     "models.refiner": ("MaskRefiner", "RefinerOutput"),
     "models.refiner_config": ("RefinerConfig",),
     "models.segmenters": ("BaseOutput", "FPNSegmenter"),
@@ -61,6 +63,7 @@ __all__ = [
     "FPNSegmenter",
     "FolderDataset",
     "InputError",
+    "MaskPrior",
     "MaskRefiner",
     "MaskUNet",
     "MixedDiffusion",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from crispmask.data.transforms import AugmentConfig
 from crispmask.train.configs import (
     LoopConfig,
+    PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
@@ -180,6 +181,16 @@ def paper_city_b0() -> RefinerTrainConfig:
     return replace(paper_city_b2(), base="segformer-b0-city", widths=(128, 128, 128))
 
 
+def own_prior() -> PriorTrainConfig:
+    """A prior over masks, without images: ``--data MASKS``, a folder of label files."""
+    return PriorTrainConfig(
+        data="data",
+        loop=LoopConfig(
+            steps=1000, learning_rate=1.5e-3, eval_every=500, eval_images=20, save_every=250
+        ),
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-refiner": earth_refiner,
@@ -194,4 +205,5 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "paper-ade-b0": paper_ade_b0,
     "paper-city-b2": paper_city_b2,
     "paper-city-b0": paper_city_b0,
+    "prior": own_prior,
 }

@@ -20,9 +20,11 @@ Diffusion models for semantic segmentation: refine the masks you have.
 commands:
   demo        refine held-out satellite tiles with the bundled weights and measure the gain
   refine      refine the masks of any segmenter: label PNGs, .npy or .npz scores, whole folders
-  train       train a base segmenter or a refiner by a recipe
+  train       train a base segmenter, a refiner or a prior over masks by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
   data check  look over a folder of images and labels before training on it
+  data suspects
+              rank the regions whose label may be wrong; writes suspects.html and suspects.json
   convert     make a base and a refiner of an official DDPS checkpoint
 
 example:
@@ -77,9 +79,14 @@ def _run(argv: list[str]) -> int:
             from crispmask.cli.data import CheckArguments, check
 
             return _call(check, CheckArguments, rest, "crispmask data check")
+        case ["data", "suspects", *rest]:
+            from crispmask.cli.suspects import SuspectsArguments, suspects
+
+            return _call(suspects, SuspectsArguments, rest, "crispmask data suspects")
         case ["data", *_]:
             raise InputError(
-                "crispmask data has one command, check; run `crispmask data check DIR`."
+                "crispmask data has two commands, check and suspects; run "
+                "`crispmask data check DIR`."
             )
         case ["convert", "ddps", *rest]:
             from crispmask.cli.convert import ConvertArguments, convert
@@ -93,7 +100,7 @@ def _run(argv: list[str]) -> int:
         case [command, *_]:
             raise InputError(
                 f"there is no command {command!r}, only demo, refine, train, evaluate, "
-                "data check and convert ddps; `crispmask --help` describes them."
+                "data check, data suspects and convert ddps; `crispmask --help` describes them."
             )
     return 0
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from crispmask.data.check import check_folder
+from crispmask.data.folder import find_class_names
 from crispmask.errors import InputError
 
 
@@ -28,12 +29,9 @@ class CheckArguments:
 
 def check(args: CheckArguments) -> int:
     """Print what is in the folder."""
-    names = [folder / "classes.txt" for folder in (args.folder, args.folder.absolute().parent)]
-    found = next((path for path in names if path.is_file()), None)
-    class_names = None
-    if found:
-        class_names = [line.strip() for line in found.read_text().splitlines() if line.strip()]
-    report = check_folder(args.folder / "images", args.folder / "labels", class_names)
+    report = check_folder(
+        args.folder / "images", args.folder / "labels", find_class_names(args.folder)
+    )
     print(report.summary())
     if report.problems:
         raise InputError(

@@ -55,6 +55,35 @@ def check_one_size(
         )
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Names of the classes from a text file, one a line, in the order of the ids.
+
+    Raises:
+        InputError: if it cannot be read or has fewer than two different names.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}).") from error
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise InputError(
+            f"{path} needs at least two different class names, one a line, got {list(classes)}."
+        )
+    return classes
+
+
+def find_class_names(folder: Path) -> tuple[str, ...] | None:
+    """Names from the classes.txt of a folder or of the one above; None if neither has one.
+
+    Raises:
+        InputError: if there is one that cannot be used.
+    """
+    candidates = [place / "classes.txt" for place in (folder, folder.absolute().parent)]
+    found = next((path for path in candidates if path.is_file()), None)
+    return None if found is None else read_class_names(found)
+
+
 class FolderDataset(Dataset[Sample]):
     """Pairs ``images/NAME.*`` with ``labels/NAME.png``, sorted by name.
 

@@ -7,7 +7,7 @@ from crispmask.data.ade20k import ade20k
 from crispmask.data.catalog import camvid, shared_data
 from crispmask.data.cityscapes import cityscapes
 from crispmask.data.earth import EarthDataset, earth
-from crispmask.data.folder import FolderDataset
+from crispmask.data.folder import FolderDataset, read_class_names
 from crispmask.data.pairs import PairDataset
 from crispmask.errors import InputError
 
@@ -52,13 +52,5 @@ def open_split(source: str, split: Split) -> FolderDataset | EarthDataset | Pair
             "'cityscapes:FOLDER' or a folder with classes.txt (a name a line) and train/, val/ "
             "with images/ and labels/."
         )
-    try:
-        lines = names.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{names} cannot be read as text ({error}).") from error
-    classes = [line.strip() for line in lines if line.strip()]
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise InputError(
-            f"{names} needs at least two different class names, one a line, got {classes}."
-        )
+    classes = read_class_names(names)
     return FolderDataset(root / split / "images", root / split / "labels", class_names=classes)

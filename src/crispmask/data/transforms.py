@@ -98,28 +98,38 @@ def augment(
     if config.dominance < 1:
         _place(draws, mask, config, generator)
     matrix = _affine(draws[:, :4], (images.shape[2], images.shape[3]), config).to(images.device)
-
-    def warp(x: Tensor, mode: str, factor: int = 1) -> Tensor:
-        # the matrix is in pixel indices; align_corners=True takes them as they are
-        size = (config.crop[0] // factor, config.crop[1] // factor)
-        coarse = _coarse(matrix, factor)
-        out: Tensor = warp_affine(x, coarse, size, mode, "zeros", align_corners=True)
-        return out
-
-    cropped = warp(images - GREY, "bilinear") + GREY
-    labels = _crop_labels(mask, matrix, config)
-    warped_maps = None if maps is None else warp(maps, "bilinear", factor)
+    cropped = _warp(images - GREY, matrix, "bilinear", config.crop) + GREY
+    labels = _warp_labels(mask, matrix, config.crop)
+    warped_maps = None
+    if maps is not None:
+        h, w = (side // factor for side in config.crop)
+        warped_maps = _warp(maps, _coarse(matrix, factor), "bilinear", (h, w))
     coloured = _recolour(cropped, draws[:, 4:].to(images.device), config)
     return coloured, labels, warped_maps
 
 
-def _crop_labels(
-    mask: Mask, matrix: Float[Tensor, "b 2 3"], config: AugmentConfig
+def augment_masks(
+    mask: Mask, config: AugmentConfig, *, generator: torch.Generator
 ) -> Int64[Tensor, "b new_h new_w"]:
-    shifted = (mask - IGNORE).to(matrix.dtype)[:, None]  # zero, which fills the rest, is unknown
-    warped = warp_affine(shifted, matrix, config.crop, "nearest", "zeros", align_corners=True)
-    labels: Tensor = warped[:, 0].round().long() + IGNORE
-    return labels
+    """`augment` for masks without images: one random zoom, flip and crop of each."""
+    draws = torch.rand(len(mask), 4, generator=generator)
+    matrix = _affine(draws, (mask.shape[1], mask.shape[2]), config).to(mask.device)
+    return _warp_labels(mask, matrix, config.crop)
+
+
+def _warp(
+    x: Tensor, matrix: Float[Tensor, "b 2 3"], mode: str, size: tuple[int, int]
+) -> Float[Tensor, "b c new_h new_w"]:
+    # the matrix is in pixel indices; align_corners=True takes them as they are
+    out: Tensor = warp_affine(x, matrix, size, mode, "zeros", align_corners=True)
+    return out
+
+
+def _warp_labels(
+    mask: Mask, matrix: Float[Tensor, "b 2 3"], size: tuple[int, int]
+) -> Int64[Tensor, "b new_h new_w"]:
+    labels = _warp((mask - IGNORE).to(matrix.dtype)[:, None], matrix, "nearest", size)[:, 0]
+    return labels.round().long() + IGNORE
 
 
 def _place(
@@ -128,7 +138,7 @@ def _place(
     """Draw the places of dominated crops again, in ``draws``."""
     for places in torch.rand(PLACES - 1, len(draws), 2, generator=generator):
         matrix = _affine(draws[:, :4], (mask.shape[1], mask.shape[2]), config)
-        labels = _crop_labels(mask, matrix.to(mask.device), config)
+        labels = _warp_labels(mask, matrix.to(mask.device), config.crop)
         dominated = torch.tensor([dominant_share(crop) >= config.dominance for crop in labels])
         if not dominated.any():
             return

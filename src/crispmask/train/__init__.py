@@ -2,10 +2,18 @@
 
 from crispmask.train.configs import (
     LoopConfig,
+    PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
 )
 from crispmask.train.run import train
 
-__all__ = ["LoopConfig", "RefinerTrainConfig", "SegmenterTrainConfig", "TrainConfig", "train"]
+__all__ = [
+    "LoopConfig",
+    "PriorTrainConfig",
+    "RefinerTrainConfig",
+    "SegmenterTrainConfig",
+    "TrainConfig",
+    "train",
+]

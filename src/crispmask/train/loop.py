@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.progress import Task as RichTask
 from rich.text import Text
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crispmask.errors import InputError
@@ -43,16 +43,16 @@ class Task:
     Attributes:
         objective: module with a part ``model``; called with (batch, progress, generator) it gives
             the loss.
-        draw: makes the batch of a step from a generator.
+        draw: makes the batch of a step from a generator: crops, or masks alone.
         evaluate: scores of a model on the validation split; every process calls it and gets the
             same.
         complete: what is added to a batch once it is on the device, by default nothing.
     """
 
     objective: nn.Module
-    draw: Callable[[torch.Generator], Batch]
+    draw: Callable[[torch.Generator], Batch | Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
-    complete: Callable[[Batch], Batch] = field(default=lambda batch: batch)
+    complete: Callable[[Any], Any] = field(default=lambda batch: batch)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
+from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
@@ -32,9 +33,15 @@ from crispmask.train.batches import (
     store,
     with_base,
 )
-from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
+from crispmask.train.configs import (
+    PriorTrainConfig,
+    RefinerTrainConfig,
+    SegmenterTrainConfig,
+    TrainConfig,
+)
 from crispmask.train.loop import Task, fit, seeded
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
+from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
 from crispmask.train.untrained import new_refiner
 from crispmask.train.validation import refiner_scores, segmenter_scores
@@ -58,42 +65,50 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     settings = {"kind": type(config).__name__, **dataclasses.asdict(config)}
     _check_output(output, settings, resume=resume)
     start = time.monotonic()
-    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
-    every = max(1, len(val_set) // (config.loop.eval_images or len(val_set)))
-    few_set = Subset(val_set, range(0, len(val_set), every))  # spread over the split
-    facts: dict[str, Any] = {"train_images": len(train_set), "val_images": len(few_set)}
-    facts["processes"] = state.num_processes
     with seeded(config.loop.seed, state.device):  # initial weights
-        if isinstance(config, SegmenterTrainConfig):
-            stored = store(train_set)
-            if config.folds:
-                folds = folds_of(train_set, config.folds)
-                stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
-                facts["train_images"] = len(stored)
-            task, more = _segmenter_task(config, stored, store(few_set), train_set.class_names)
-        elif config.in_memory:
-            folds = folds_of(train_set, max(len(config.fold_bases), 1))
-            names = train_set.class_names
-            task, more = _refiner_task(config, store(train_set), folds, store(few_set), names)
+        if isinstance(config, PriorTrainConfig):
+            task, facts = prior_task(config)
         else:
-            lazy, few = LazyImages(train_set), LazyImages(few_set)
-            task, more = _live_refiner_task(config, lazy, few, train_set.class_names), {}
+            task, facts = _image_task(config)
+    facts["processes"] = state.num_processes
     state.wait_for_everyone()  # all have looked at the folder
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
-    model, scores = cast(FPNSegmenter | MaskRefiner, fitted.model), fitted.scores
+    model, scores = cast(FPNSegmenter | MaskRefiner | MaskPrior, fitted.model), fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
     if not state.is_main_process:
         return output
-    facts |= more | scores | {"seconds": round(time.monotonic() - start, 1)}
+    facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
     facts |= provenance()
     model.save_pretrained(output)
     write_atomic(output / "README.md", _card(config, model, facts))
     write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
     return output
+
+
+def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task, dict[str, Any]]:
+    train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
+    names = train_set.class_names
+    every = max(1, len(val_set) // (config.loop.eval_images or len(val_set)))
+    few_set = Subset(val_set, range(0, len(val_set), every))  # spread over the split
+    facts: dict[str, Any] = {"train_images": len(train_set), "val_images": len(few_set)}
+    if isinstance(config, SegmenterTrainConfig):
+        stored = store(train_set)
+        if config.folds:
+            folds = folds_of(train_set, config.folds)
+            stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
+            facts["train_images"] = len(stored)
+        task, more = _segmenter_task(config, stored, store(few_set), names)
+    elif config.in_memory:
+        folds = folds_of(train_set, max(len(config.fold_bases), 1))
+        task, more = _refiner_task(config, store(train_set), folds, store(few_set), names)
+    else:
+        lazy, few = LazyImages(train_set), LazyImages(few_set)
+        task, more = _live_refiner_task(config, lazy, few, names), {}
+    return task, facts | more
 
 
 def _segmenter_task(
@@ -236,7 +251,9 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
         )
 
 
-def _card(config: TrainConfig, model: FPNSegmenter | MaskRefiner, facts: dict[str, Any]) -> str:
+def _card(
+    config: TrainConfig, model: FPNSegmenter | MaskRefiner | MaskPrior, facts: dict[str, Any]
+) -> str:
     """The model card: what it is, how it was made, what it scored."""
     parameters = sum(p.numel() for p in model.parameters())
     lines = [

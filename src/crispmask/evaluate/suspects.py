@@ -1,0 +1,206 @@
+"""Which labels of a data set are doubted by a segmenter and by a prior over masks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.data.regions import Box, regions_of
+from crispmask.data.sample import Sample
+from crispmask.errors import InputError
+from crispmask.models.prior import MaskPrior
+from crispmask.models.probabilities import log_smoothed
+from crispmask.models.segmenters import Segmenter
+from crispmask.report.suspects import Suspect, SuspectPicture
+from crispmask.shapes import Probs
+
+Opinions = Mapping[str, Float[Tensor, "k h w"]]
+"""Log2-probability of each class at each pixel by "base", by "prior", or by both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """Who doubts.
+
+    Attributes:
+        base: a segmenter, which looks at the image.
+        prior: a prior over masks, which looks at the other labels.
+        seed: of the prior's noise.
+
+    Raises:
+        InputError: if there is neither.
+    """
+
+    base: Segmenter | None = None
+    prior: MaskPrior | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.base is None and self.prior is None:
+            raise InputError("a base segmenter, a prior or both are needed to judge labels.")
+
+    def opinions(self, sample: Sample) -> Opinions:
+        """What they say of an image; no probability is 0, so that none outweighs all others."""
+        opinions = {}
+        if self.base is not None:
+            opinions["base"] = _bits(self.base(sample.image[None]).probs)
+        if self.prior is not None:
+            log_probs = self.prior.log_probs(sample.mask[None], seed=self.seed, names=[sample.name])
+            opinions["prior"] = _bits(log_probs.softmax(1))
+        return opinions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The regions of one label map and what each judge says of them.
+
+    Attributes:
+        image: name of the file, without ending.
+        labels: class of each region.
+        areas: pixels of each region.
+        boxes: the box around each region.
+        means: for each judge, the means of its `Opinions` over each region.
+    """
+
+    image: str
+    labels: Int64[Tensor, "n"]
+    areas: Int64[Tensor, "n"]
+    boxes: tuple[Box, ...]
+    means: Mapping[str, Float[Tensor, "n k"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """How much each judge counts on a data set, and how often each class is labelled there.
+
+    Attributes:
+        weights: factor of each judge's log2-probabilities.
+        offsets: what is added to those of each class, in bits.
+    """
+
+    weights: Mapping[str, float]
+    offsets: Float[Tensor, "k"]
+
+    def total(self, opinions: Opinions) -> Float[Tensor, "k h w"]:
+        """Log2 of how likely each class is at each pixel, up to a term that all share."""
+        bits = torch.stack([self.weights[name] * value for name, value in opinions.items()]).sum(0)
+        return bits + self.offsets[:, None, None]
+
+
+def evidence_of(sample: Sample, opinions: Opinions, *, min_area: int) -> Evidence:
+    """What the judges say of the connected regions with at least ``min_area`` pixels."""
+    found = regions_of(sample.mask)
+    large = found.areas >= min_area
+    return Evidence(
+        image=sample.name,
+        labels=found.labels[large],
+        areas=found.areas[large],
+        boxes=tuple(box for box, keep in zip(found.boxes, large, strict=True) if keep),
+        means={name: found.means(bits)[large] for name, bits in opinions.items()},
+    )
+
+
+def fit_trust(evidence: Sequence[Evidence]) -> Trust:
+    """The weights and offsets under which the labels of all regions are likeliest.
+
+    Most labels are right, so a judge is trusted as far as it agrees with them, and a class that a
+    segmenter often misses is not doubted for that alone; compare the class thresholds of Northcutt
+    et al. 2021 (Confident Learning). Logistic regression, with normal priors about a weight of 1
+    and an offset of 0, both of deviation 1 in nats.
+    """
+    labels = torch.cat([part.labels for part in evidence])
+    names = list(evidence[0].means)
+    means = torch.stack([torch.cat([part.means[name] for part in evidence]) for name in names])
+    means = means.double() * math.log(2)  # j n k, in nats
+    weights = torch.ones(len(names), dtype=torch.float64, requires_grad=True)
+    offsets = torch.zeros(means.shape[2], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights, offsets], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = torch.einsum("j,jnk->nk", weights, means) + offsets
+        fit = F.cross_entropy(logits, labels, reduction="sum")
+        loss = fit + ((weights - 1) ** 2).sum() / 2 + (offsets**2).sum() / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    factors = dict(zip(names, weights.tolist(), strict=True))
+    return Trust(weights=factors, offsets=offsets.detach().float() / math.log(2))
+
+
+def rank_suspects(evidence: Sequence[Evidence], trust: Trust) -> list[Suspect]:
+    """All regions, the most doubtful first.
+
+    A region's score is ``max over k of z(k) - z(label)`` with ``z = sum_j w_j l_j + c``, where
+    ``l_j`` is the mean of judge j's log2-probabilities over the region. It is positive where
+    another class is likelier than the label.
+    """
+    found: list[Suspect] = []
+    for part in evidence:
+        own = part.labels[:, None]
+        shares = {  # n k, against the label
+            name: trust.weights[name] * (means - means.gather(1, own))
+            for name, means in part.means.items()
+        }
+        total = torch.stack(list(shares.values())).sum(0) + trust.offsets - trust.offsets[own]
+        total.scatter_(1, own, -math.inf)  # the label is no suggestion
+        scores, suggestions = total.max(1)
+        found += [
+            Suspect(
+                image=part.image,
+                label=int(part.labels[i]),
+                suggestion=int(k),
+                area=int(part.areas[i]),
+                box=part.boxes[i],
+                score=scores[i].item(),
+                base=shares["base"][i, k].item() if "base" in shares else None,
+                prior=shares["prior"][i, k].item() if "prior" in shares else None,
+            )
+            for i, k in enumerate(suggestions)
+        ]
+    return sorted(found, key=lambda s: (-s.score, s.image, s.box))
+
+
+def picture_of(
+    suspect: Suspect, sample: Sample, opinions: Opinions, trust: Trust
+) -> SuspectPicture:
+    """The surroundings of a suspect, with the doubt of each pixel by itself.
+
+    The doubt is 255 times the chance ``1 / (1 + 2^-score)`` that the likeliest other class is
+    right and the label wrong; 0 where the label is unknown.
+    """
+    found = regions_of(sample.mask)
+    number = found.find(suspect.label, suspect.area, suspect.box)
+    bits = trust.total(opinions)  # k h w
+    own = sample.mask.clamp(max=len(bits) - 1)[None]
+    other = bits.scatter(0, own, -math.inf).amax(0)  # h w
+    doubt = torch.sigmoid((other - bits.gather(0, own)[0]) * math.log(2))
+    doubt = doubt.where(found.index >= 0, 0)
+    crop = _surroundings(suspect.box, sample.mask.shape[0], sample.mask.shape[1])
+    return SuspectPicture(
+        image=(sample.image * 255).round().byte().movedim(0, -1)[crop].numpy(),
+        labels=sample.mask.byte()[crop].numpy(),
+        region=(found.index == number)[crop].numpy(),
+        doubt=(255 * doubt).round().byte()[crop].numpy(),
+    )
+
+
+def _bits(probs: Probs) -> Float[Tensor, "k h w"]:
+    """Log2 of the smoothed probabilities of a batch of one."""
+    log_probs: Tensor = log_smoothed(probs.float().cpu())
+    return log_probs[0] / math.log(2)
+
+
+def _surroundings(box: Box, height: int, width: int) -> tuple[slice, slice]:
+    """The box with a margin of half its longer side, at least 24 pixels, within the picture."""
+    top, left, bottom, right = box
+    margin = max(24, max(bottom - top, right - left) // 2)
+    return (
+        slice(max(0, top - margin), min(height, bottom + margin)),
+        slice(max(0, left - margin), min(width, right + margin)),
+    )

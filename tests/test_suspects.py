@@ -1,0 +1,472 @@
+"""Wrong labels come first, whoever judges; reports are complete; bad input is refused."""
+
+import importlib
+import json
+import math
+import re
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from crispmask.cli import main
+from crispmask.cli.suspects import common_names
+from crispmask.data.regions import regions_of, turns
+from crispmask.data.sample import Sample, write_mask
+from crispmask.errors import InputError
+from crispmask.evaluate.suspects import (
+    Evidence,
+    Judges,
+    Trust,
+    evidence_of,
+    fit_trust,
+    picture_of,
+    rank_suspects,
+)
+from crispmask.models.prior import MaskPrior
+from crispmask.models.prior_config import PriorConfig
+from crispmask.models.segmenters import BaseOutput
+from crispmask.nn.unet import MaskUNetConfig
+from crispmask.report.suspects import OUTLINE, Suspect, SuspectReport, panels
+from crispmask.shapes import IGNORE
+from crispmask.shapes import Image as Images
+
+NAMES = ("land", "water", "cloud")
+
+
+def masks_of(*rows: str) -> Tensor:
+    """A mask drawn in digits; a dot is unknown."""
+    values = [[IGNORE if c == "." else int(c) for c in row] for row in rows]
+    return torch.tensor(values)
+
+
+def scene(seed: int) -> Tensor:
+    """Blocks of 10 x 10 pixels of the three classes."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 3, (4, 6)).repeat(10, 0).repeat(10, 1))
+
+
+def sample(mask: Tensor, name: str = "a") -> Sample:
+    return Sample(torch.rand(3, *mask.shape), mask, name)
+
+
+def seen(truth: Tensor, *, sure: float = 3.0, seed: int = 0) -> Tensor:
+    """Log2-probabilities of a judge that is right but for some noise."""
+    noise = torch.randn(3, *truth.shape, generator=torch.Generator().manual_seed(seed))
+    one_hot = torch.nn.functional.one_hot(truth, 3).movedim(-1, 0)
+    return (sure * one_hot + noise).log_softmax(0) / math.log(2)
+
+
+# regions
+
+
+def flooded(mask: Tensor) -> set[frozenset[tuple[int, int]]]:
+    """Connected regions the slow way."""
+    h, w = mask.shape
+    left = {(y, x) for y in range(h) for x in range(w) if mask[y, x] != IGNORE}
+    found = set()
+    while left:
+        start = left.pop()
+        region, border = {start}, deque([start])
+        while border:
+            y, x = border.popleft()
+            for place in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if place in left and mask[place] == mask[start]:
+                    left.remove(place)
+                    region.add(place)
+                    border.append(place)
+        found.add(frozenset(region))
+    return found
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_regions_are_what_a_flood_fills(h: int, w: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = torch.from_numpy(rng.choice([0, 1, 2, IGNORE], (h, w)))
+    found = regions_of(mask)
+    sets = [frozenset(map(tuple, (found.index == i).nonzero().tolist())) for i in range(len(found))]
+    assert set(sets) == flooded(mask)
+    assert torch.equal(found.index == -1, mask == IGNORE)
+    values = torch.from_numpy(rng.normal(size=(2, h, w)))
+    means = found.means(values)
+    for i, pixels in enumerate(sets):
+        rows, columns = zip(*pixels, strict=True)
+        box = (min(rows), min(columns), max(rows) + 1, max(columns) + 1)
+        label = int(mask[rows[0], columns[0]])
+        assert (int(found.labels[i]), int(found.areas[i])) == (label, len(pixels))
+        assert found.boxes[i] == box
+        assert found.find(label, len(pixels), box) >= 0
+        torch.testing.assert_close(means[i], values[:, rows, columns].mean(1))
+
+
+def test_turns_share_out_whole_regions() -> None:
+    mask = masks_of("00112", "00112", "..222")
+    turn = turns(mask, 2, torch.Generator().manual_seed(0))
+    found = regions_of(mask)
+    of_region = [set(turn[found.index == i].tolist()) for i in range(3)]
+    assert all(len(values) == 1 for values in of_region)
+    assert set.union(*of_region) == {0, 1}
+    assert (turn[mask == IGNORE] == 0).all()
+    unknown = torch.full((2, 2), IGNORE)
+    assert (turns(unknown, 4, torch.Generator()) == 0).all()
+
+
+# ranking
+
+
+def spoilt(count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Scenes, and the same with a wrong label in the first one."""
+    truths = [scene(seed) for seed in range(count)]
+    labels = [truth.clone() for truth in truths]
+    labels[0][12:18, 12:18] = (truths[0][12, 12] + 1) % 3
+    return truths, labels
+
+
+@pytest.mark.parametrize("names", [("base",), ("prior",), ("base", "prior")], ids="+".join)
+def test_a_wrong_region_comes_first(names: tuple[str, ...]) -> None:
+    truths, labels = spoilt(6)
+    evidence = [
+        evidence_of(
+            sample(mask, str(i)),
+            {name: seen(truth, seed=i + 10 * j) for j, name in enumerate(names)},
+            min_area=20,
+        )
+        for i, (truth, mask) in enumerate(zip(truths, labels, strict=True))
+    ]
+    found = rank_suspects(evidence, fit_trust(evidence))
+    first = found[0]
+    assert (first.image, first.box, first.area) == ("0", (12, 12, 18, 18), 36)
+    assert (first.label, first.suggestion) == (int(labels[0][12, 12]), int(truths[0][12, 12]))
+    assert first.score > 0 > found[1].score
+    assert (first.base is None, first.prior is None) == ("base" not in names, "prior" not in names)
+    assert [s.score for s in found] == sorted((s.score for s in found), reverse=True)
+    assert min(s.area for s in found) >= 20
+
+
+def test_a_score_is_the_sum_of_its_parts() -> None:
+    _, labels = spoilt(3)
+    opinions = {"base": seen(scene(0)), "prior": seen(scene(1), sure=1.0)}
+    evidence = [evidence_of(sample(labels[0]), opinions, min_area=1)]
+    offsets = torch.tensor([0.0, 1.0, -2.0])
+    trust = Trust(weights={"base": 2.0, "prior": 0.5}, offsets=offsets)
+    regions = regions_of(labels[0])
+    bits = 2 * opinions["base"] + 0.5 * opinions["prior"] + offsets[:, None, None]
+    torch.testing.assert_close(trust.total(opinions), bits)
+    means = regions.means(bits)
+    for suspect in rank_suspects(evidence, trust):
+        mean = means[regions.find(suspect.label, suspect.area, suspect.box)]
+        others = [mean[k] for k in range(3) if k != suspect.label]
+        assert suspect.score == pytest.approx(float(max(others) - mean[suspect.label]), abs=1e-4)
+        assert suspect.base is not None
+        assert suspect.prior is not None
+        habit = float(offsets[suspect.suggestion] - offsets[suspect.label])
+        assert suspect.base + suspect.prior + habit == pytest.approx(suspect.score, abs=1e-4)
+
+
+def test_a_class_that_is_always_missed_is_not_doubted_for_that() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    noise = 0.3 * torch.randn(300, 3, generator=generator)
+    means = (noise + torch.tensor([3.0, 0.0, 0.0])).log_softmax(1)  # says land of water
+    means[labels == 2] = torch.tensor([0.0, 0.0, 6.0]).log_softmax(0)
+    evidence = Evidence(
+        image="a",
+        labels=labels,
+        areas=torch.full((300,), 50),
+        boxes=tuple((i, 0, i + 1, 1) for i in range(300)),
+        means={"base": means / math.log(2)},
+    )
+    plain = Trust(weights={"base": 1.0}, offsets=torch.zeros(3))
+    doubted = [s.score > 3 for s in rank_suspects([evidence], plain)]
+    assert sum(doubted) > 80
+    trust = fit_trust([evidence])
+    assert not [s for s in rank_suspects([evidence], trust) if s.score > 3]
+    assert trust.offsets[1] > trust.offsets[0]
+
+
+def test_trust_goes_to_the_judge_that_knows() -> None:
+    truths = [scene(seed) for seed in range(8)]
+    evidence = [
+        evidence_of(
+            sample(truth, str(i)),
+            {"base": seen(truth, seed=i), "prior": seen(scene(i + 50), seed=i)},
+            min_area=20,
+        )
+        for i, truth in enumerate(truths)
+    ]
+    trust = fit_trust(evidence)
+    assert trust.weights["base"] > 2 * abs(trust.weights["prior"])
+
+
+def test_no_region_is_large_enough() -> None:
+    evidence = [evidence_of(sample(scene(0)), {"base": seen(scene(0))}, min_area=10**6)]
+    assert rank_suspects(evidence, fit_trust(evidence)) == []
+
+
+# judges
+
+
+class Painter:
+    """A segmenter that answers a fixed mask."""
+
+    def __init__(self, truth: Tensor) -> None:
+        self.truth = truth
+
+    def __call__(self, image: Images) -> BaseOutput:
+        return BaseOutput.from_labels(self.truth[None], num_classes=3)
+
+
+def tiny_prior(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
+    network = MaskUNetConfig(num_classes=len(names), cond_channels=1, widths=(8,))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MaskPrior(
+            PriorConfig(class_names=names, network=network, pixels=600, process="uniform")
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_judges_give_finite_bits(tmp_path: Path) -> None:
+    truth = scene(0)
+    prior = MaskPrior.from_pretrained(tiny_prior(tmp_path / "prior"))
+    opinions = Judges(base=Painter(truth), prior=prior).opinions(sample(truth))
+    assert set(opinions) == {"base", "prior"}
+    for bits in opinions.values():
+        assert bits.shape == (3, 40, 60)
+        torch.testing.assert_close(bits.exp2().sum(0), torch.ones(40, 60))
+        assert bits.min() > -10
+    assert torch.equal(opinions["base"].argmax(0), truth)
+    with pytest.raises(InputError, match="needed to judge"):
+        Judges()
+
+
+# pictures and pages
+
+
+def test_pictures_show_the_region_and_stay_inside() -> None:
+    mask = scene(0)
+    mask[:4, :4] = (mask[5, 5] + 1) % 3
+    mask[39, 59] = IGNORE
+    trust = Trust(weights={"base": 1.0}, offsets=torch.zeros(3))
+    opinions = {"base": seen(scene(0), sure=20.0)}
+    item = sample(mask)
+    for suspect in rank_suspects([evidence_of(item, opinions, min_area=1)], trust):
+        picture = picture_of(suspect, item, opinions, trust)
+        h, w = picture.labels.shape
+        assert picture.image.shape == (h, w, 3)
+        assert picture.region.sum() == suspect.area
+        assert (picture.labels[picture.region] == suspect.label).all()
+        assert (picture.doubt[picture.labels == IGNORE] == 0).all()
+        wrong = suspect.box == (0, 0, 4, 4)
+        assert (picture.doubt[picture.region].mean() > 200) == wrong
+        (_, first), *_ = panels(picture, ((9, 9, 9),) * 3)
+        assert first.startswith("data:image/png;base64,")
+
+
+def report_of(count: int, pictures: int, names: tuple[str, ...] = NAMES) -> SuspectReport:
+    mask, opinions = scene(0), {"base": seen(scene(0))}
+    trust = Trust(weights={"base": 1.0}, offsets=torch.zeros(3))
+    suspects = rank_suspects([evidence_of(sample(mask), opinions, min_area=1)], trust)[:count]
+    drawn = [picture_of(s, sample(mask), opinions, trust) for s in suspects[:pictures]]
+    return SuspectReport(
+        title="a <b> title",
+        class_names=names,
+        palette=((200, 0, 0), (0, 200, 0), (0, 0, 200)),
+        suspects=tuple(suspects),
+        pictures=tuple(drawn),
+        protocol={"data": "drawn"},
+    )
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    report = report_of(5, 3, ("<land>", "water", "cloud"))
+    paths = report.write(tmp_path / "new" / "folder")
+    assert [path.name for path in paths] == ["suspects.json", "suspects.html"]
+    html = paths[1].read_text()
+    assert html.count('<article class="card">') == 3
+    assert html.count("data:image/png;base64,") == 9
+    assert "<land>" not in html
+    assert "a &lt;b&gt; title" in html
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    rows = json.loads(paths[0].read_text())["suspects"]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[0]["label_name"] == report.class_names[rows[0]["label"]]
+    assert len(OUTLINE) == 3
+
+
+def test_a_page_without_suspects() -> None:
+    assert "0 regions" in report_of(0, 0).html()
+
+
+# the command
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pixels = rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.jpg")
+        write_mask(scene(i), folder / "labels" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def prior(tmp_path: Path) -> Path:
+    return tiny_prior(tmp_path / "prior")
+
+
+def run(*words: str | Path) -> int:
+    return main(["data", "suspects", *map(str, words)])
+
+
+@pytest.mark.parametrize("judges", ["base", "prior", "both"])
+def test_the_command_writes_both_files(
+    data: Path,
+    prior: Path,
+    tiny_models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    judges: str,
+) -> None:
+    words: list[str | Path] = [data, "--output", tmp_path / "out", "--min-area", "10", "--json"]
+    words += ["--base", tiny_models] if judges != "prior" else []
+    words += ["--prior", prior] if judges != "base" else []
+    files = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert run(*words) == 0
+    captured = capsys.readouterr()
+    printed = json.loads(captured.out)
+    written = json.loads((tmp_path / "out" / "suspects.json").read_text())
+    assert printed == written
+    assert all(row["score"] > 0 for row in written["suspects"])
+    for row in written["suspects"]:
+        assert (row["base"] is None) == (judges == "prior")
+        assert (row["prior"] is None) == (judges == "base")
+    assert "look at" in captured.err
+    assert (tmp_path / "out" / "suspects.html").exists()
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == files
+    assert run(*words) == 0  # again, over the old files
+    assert json.loads(capsys.readouterr().out)["suspects"] == written["suspects"]
+
+
+def test_class_names_must_agree() -> None:
+    numbers, others = ("0", "1", "2"), ("land", "water", "ice")
+    assert common_names({"base": NAMES, "prior": numbers, "data": None}) == NAMES
+    assert common_names({"base": None, "prior": numbers, "data": NAMES}) == NAMES
+    assert common_names({"prior": numbers}) == numbers
+    for pair in ((NAMES, others), (NAMES, numbers[:2]), (numbers, NAMES[:2])):
+        with pytest.raises(InputError, match="the same ones"):
+            common_names({"the base": pair[0], "the prior": pair[1]})
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command, which must fail well, and returns its one sentence."""
+
+    def attempt(*words: str | Path) -> str:
+        output = tmp_path / "output"
+        assert run(*words, "--output", output) == 2
+        captured = capsys.readouterr()
+        (sentence,) = captured.err.splitlines()
+        assert sentence.startswith("crispmask: ")
+        assert captured.out == ""
+        assert not output.exists()
+        return str(sentence)
+
+    return attempt
+
+
+def test_nobody_judges(refuse: Any, data: Path) -> None:
+    assert "--prior, --base or both" in refuse(data)
+
+
+def test_a_model_of_another_kind(refuse: Any, data: Path, prior: Path) -> None:
+    assert "needed is a FPNSegmenter" in refuse(data, "--base", prior)
+    assert "no model called" in refuse(data, "--prior", data / "nothing")
+
+
+def test_an_image_and_a_label_of_two_sizes(refuse: Any, data: Path, prior: Path) -> None:
+    write_mask(scene(0)[:-1], data / "labels" / "1.png")
+    assert "40x60" in refuse(data, "--prior", prior)
+
+
+def test_files_that_cannot_be_read(refuse: Any, data: Path, prior: Path) -> None:
+    (data / "labels" / "1.png").write_bytes(b"no picture")
+    assert "1.png" in refuse(data, "--prior", prior)
+
+
+def test_ids_beyond_the_classes(refuse: Any, data: Path, prior: Path) -> None:
+    write_mask(scene(0) + 1, data / "labels" / "1.png")
+    assert "ids from 0 to 2" in refuse(data, "--prior", prior)
+
+
+def test_folders_that_are_missing_or_empty(refuse: Any, tmp_path: Path, prior: Path) -> None:
+    assert "does not exist" in refuse(tmp_path / "nowhere", "--prior", prior)
+    for part in ("images", "labels"):
+        (tmp_path / "empty" / part).mkdir(parents=True)
+    assert "no image" in refuse(tmp_path / "empty", "--prior", prior)
+
+
+def test_classes_of_other_data(refuse: Any, data: Path, prior: Path) -> None:
+    (data / "classes.txt").write_text("sky\nsea\nice\n")
+    assert "the same ones" in refuse(data, "--prior", prior)
+
+
+@pytest.mark.parametrize("words", [("--min-area", "0"), ("--min-area", "x"), ("--seed", "x")])
+def test_options_out_of_range(refuse: Any, data: Path, prior: Path, words: tuple[str, str]) -> None:
+    assert words[0].strip("-") in refuse(data, "--prior", prior, *words)
+
+
+# the benchmark
+
+
+def test_errors_are_planted_where_the_benchmark_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    bench = importlib.import_module("suspects")
+    masks = [scene(seed) for seed in range(6)]
+    plan = bench.Plan(share=0.2, min_area=50, shift=5)
+    planted, kinds = bench.plant(masks, plan)
+    again, _ = bench.plant(masks, plan)
+    total = sum(int((regions_of(mask).areas >= 50).sum()) for mask in masks)
+    assert len(kinds) == round(0.2 * total)
+    assert abs(kinds.count("moved") - kinds.count("relabelled")) <= 1
+    for mask, one, two in zip(masks, planted, again, strict=True):
+        assert torch.equal(one.mask, two.mask)
+        assert set(one.errors.unique().tolist()) <= {-1, *range(len(kinds))}
+        for number in set(one.errors.unique().tolist()) - {-1}:
+            inside = one.errors == number
+            assert len(one.mask[inside].unique()) == 1
+            if kinds[number] == "relabelled":
+                assert (one.mask[inside] != mask[inside]).all()
+    perfect = bench.score(list(range(len(kinds))) + [-1] * 9, kinds)
+    assert perfect["precision_at_planted"] == perfect["recall_at_planted"] == 1
+    assert perfect["average_precision"] == pytest.approx(1)
+    assert bench.score([-1] * 99, kinds)["precision_at_planted"] == 0
+
+
+def test_a_suspect_is_an_error_if_half_of_it_was_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    bench = importlib.import_module("suspects")
+    planted = bench.Planted(masks_of("0011", "0011"), masks_of("....", "....") * 0 - 1)
+    planted.errors[0, 2:] = 7
+
+    def suspect(label: int, box: tuple[int, int, int, int]) -> Suspect:
+        return Suspect(
+            image="a", label=label, suggestion=0, area=4, box=box, score=1, base=None, prior=None
+        )
+
+    assert bench.error_of(suspect(1, (0, 2, 2, 4)), planted) == 7
+    assert bench.error_of(suspect(0, (0, 0, 2, 2)), planted) == -1
+    planted.errors[0, 2] = -1
+    assert bench.error_of(suspect(1, (0, 2, 2, 4)), planted) == -1
