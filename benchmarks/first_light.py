@@ -46,6 +46,7 @@ def full_size_row(base: FPNSegmenter) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="earth or camvid:FOLDER")
+    parser.add_argument("--base", default="", help="run of another base, never seen in training")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
@@ -54,7 +55,7 @@ def main() -> None:
     name = args.data.partition(":")[0]
     split: Split = "test" if name == "earth" else "val"
     data = open_split(args.data, split)
-    base = FPNSegmenter.from_pretrained(args.runs / f"{name}-base")
+    base = FPNSegmenter.from_pretrained(args.runs / (args.base or f"{name}-base"))
     refiners = [MaskRefiner.from_pretrained(p) for p in seeds(args.runs, f"{name}-refiner")]
     controls = [MaskRefiner.from_pretrained(p) for p in seeds(args.runs, f"{name}-control")]
     rows = refiner_rows(
@@ -64,12 +65,13 @@ def main() -> None:
         num_classes=len(data.class_names),
         steps=args.steps,
     )
-    if (args.runs / f"{name}-base-longer").exists():
+    if not args.base and (args.runs / f"{name}-base-longer").exists():
         rows.insert(3, longer_row(args.runs / f"{name}-base-longer"))
     if base.config.scale != 1:
         rows.insert(3, full_size_row(base))
     report = evaluate(data, base, rows, title=f"{name} {split}", limit=args.limit)
-    folder = args.output / f"first_light_{name}_{split}"
+    behind = f"_behind_{args.base}" if args.base else ""
+    folder = args.output / f"first_light_{name}_{split}{behind}"
     report.write(folder)
     print(report.markdown())
     print(json.dumps({"written": str(folder)}))
