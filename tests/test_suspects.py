@@ -106,6 +106,16 @@ def test_regions_are_what_a_flood_fills(h: int, w: int, seed: int) -> None:
         torch.testing.assert_close(means[i], values[:, rows, columns].mean(1))
 
 
+def test_depth_is_the_distance_from_other_regions() -> None:
+    mask = torch.zeros(9, 12, dtype=torch.long)
+    mask[:, 6:] = 1
+    want = torch.tensor([6.0, 5, 4, 3, 2, 1, 1, 2, 3, 4, 5, 6]).expand(9, 12)
+    torch.testing.assert_close(regions_of(mask).depth(), want)
+    assert (regions_of(mask[:, :6]).depth() == 1).all()  # no border: all alike
+    weighted = regions_of(mask).means(torch.arange(12.0).expand(1, 9, 12), want)
+    assert weighted[0, 0] == pytest.approx((5 + 2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) / 21)
+
+
 def test_turns_share_out_whole_regions() -> None:
     mask = masks_of("00112", "00112", "..222")
     turn = turns(mask, 2, torch.Generator().manual_seed(0))
@@ -155,11 +165,15 @@ def test_a_score_is_the_sum_of_its_parts() -> None:
     opinions = {"base": seen(scene(0)), "prior": seen(scene(1), sure=1.0)}
     evidence = [evidence_of(sample(labels[0]), opinions, min_area=1)]
     offsets = torch.tensor([0.0, 1.0, -2.0])
-    trust = Trust(weights={"base": 2.0, "prior": 0.5}, offsets=offsets)
+    maps = {"base": torch.rand(3, 3), "prior": torch.eye(3)}
+    trust = Trust(maps=maps, offsets=offsets)
     regions = regions_of(labels[0])
-    bits = 2 * opinions["base"] + 0.5 * opinions["prior"] + offsets[:, None, None]
+    base = torch.stack(
+        [(opinions["base"] * maps["base"][:, k, None, None]).sum(0) for k in (0, 1, 2)]
+    )
+    bits = base + opinions["prior"] + offsets[:, None, None]
     torch.testing.assert_close(trust.total(opinions), bits)
-    means = regions.means(bits)
+    means = regions.means(bits, regions.depth() ** 2)
     for suspect in rank_suspects(evidence, trust):
         mean = means[regions.find(suspect.label, suspect.area, suspect.box)]
         others = [mean[k] for k in range(3) if k != suspect.label]
@@ -183,12 +197,14 @@ def test_a_class_that_is_always_missed_is_not_doubted_for_that() -> None:
         boxes=tuple((i, 0, i + 1, 1) for i in range(300)),
         means={"base": means / math.log(2)},
     )
-    plain = Trust(weights={"base": 1.0}, offsets=torch.zeros(3))
+    plain = Trust(maps={"base": torch.eye(3)}, offsets=torch.zeros(3))
     doubted = [s.score > 3 for s in rank_suspects([evidence], plain)]
     assert sum(doubted) > 80
     trust = fit_trust([evidence])
     assert not [s for s in rank_suspects([evidence], trust) if s.score > 3]
-    assert trust.offsets[1] > trust.offsets[0]
+    says_land = torch.tensor([0.0, -4.0, -4.0])
+    read = says_land @ trust.maps["base"] + trust.offsets
+    assert (read[0] - read[1]).abs() < 2  # land or water, who knows
 
 
 def test_trust_goes_to_the_judge_that_knows() -> None:
@@ -202,7 +218,8 @@ def test_trust_goes_to_the_judge_that_knows() -> None:
         for i, truth in enumerate(truths)
     ]
     trust = fit_trust(evidence)
-    assert trust.weights["base"] > 2 * abs(trust.weights["prior"])
+    weight = {judge: table.diagonal().mean() for judge, table in trust.maps.items()}
+    assert weight["base"] > 2 * abs(weight["prior"])
 
 
 def test_no_region_is_large_enough() -> None:
@@ -255,7 +272,7 @@ def test_pictures_show_the_region_and_stay_inside() -> None:
     mask = scene(0)
     mask[:4, :4] = (mask[5, 5] + 1) % 3
     mask[39, 59] = IGNORE
-    trust = Trust(weights={"base": 1.0}, offsets=torch.zeros(3))
+    trust = Trust(maps={"base": torch.eye(3)}, offsets=torch.zeros(3))
     opinions = {"base": seen(scene(0), sure=20.0)}
     item = sample(mask)
     for suspect in rank_suspects([evidence_of(item, opinions, min_area=1)], trust):
@@ -273,7 +290,7 @@ def test_pictures_show_the_region_and_stay_inside() -> None:
 
 def report_of(count: int, pictures: int, names: tuple[str, ...] = NAMES) -> SuspectReport:
     mask, opinions = scene(0), {"base": seen(scene(0))}
-    trust = Trust(weights={"base": 1.0}, offsets=torch.zeros(3))
+    trust = Trust(maps={"base": torch.eye(3)}, offsets=torch.zeros(3))
     suspects = rank_suspects([evidence_of(sample(mask), opinions, min_area=1)], trust)[:count]
     drawn = [picture_of(s, sample(mask), opinions, trust) for s in suspects[:pictures]]
     return SuspectReport(

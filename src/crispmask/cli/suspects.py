@@ -102,7 +102,7 @@ def suspects(args: SuspectsArguments) -> int:
         protocol={
             "data": f"{len(data)} images, {len(found)} regions of {args.min_area} pixels or more",
             "judged by": ", ".join(
-                f"{kind} {name}, weight {trust.weights[kind]:.2f}"
+                f"{kind} {name}"
                 for kind, name in (("base", args.base), ("prior", args.prior))
                 if name
             ),

@@ -33,12 +33,32 @@ class Regions:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def means(self, values: Float[Tensor, "c h w"]) -> Float[Tensor, "n c"]:
-        """Mean of each channel over the pixels of each region."""
-        known = (self.index >= 0).cpu()
+    def means(
+        self, values: Float[Tensor, "c h w"], weights: Float[Tensor, "h w"] | None = None
+    ) -> Float[Tensor, "n c"]:
+        """Mean of each channel over the pixels of each region, all alike or by weight."""
+        known = self.index >= 0
+        numbers = self.index[known]
+        weights = torch.ones(self.index.shape) if weights is None else weights
+        each = weights[known].double()
         totals = torch.zeros(len(self), len(values), dtype=torch.float64)
-        totals.index_add_(0, self.index.cpu()[known], values.cpu()[:, known].T.double())
-        return (totals / self.areas[:, None]).to(values.dtype)
+        totals.index_add_(0, numbers, values.cpu()[:, known].T.double() * each[:, None])
+        share = torch.zeros(len(self), dtype=torch.float64).index_add_(0, numbers, each)
+        return (totals / share[:, None]).to(values.dtype)
+
+    def depth(self) -> Float[Tensor, "h w"]:
+        """Distance of each pixel from the next border between regions; 1 beside it."""
+        index = self.index.numpy()
+        border = np.zeros(index.shape, dtype=bool)
+        for axis in (0, 1):
+            changes = np.diff(index, axis=axis) != 0
+            for side in (0, 1):  # both sides of a border belong to it
+                width = [(0, 0), (0, 0)]
+                width[axis] = (1 - side, side)
+                border |= np.pad(changes, width)
+        if not border.any():
+            return torch.ones(index.shape)
+        return torch.from_numpy(ndimage.distance_transform_edt(~border) + 1).float()
 
     def find(self, label: int, area: int, box: Box) -> int:
         """Number of the region with this label, area and box.

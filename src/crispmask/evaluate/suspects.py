@@ -63,7 +63,8 @@ class Evidence:
         labels: class of each region.
         areas: pixels of each region.
         boxes: the box around each region.
-        means: for each judge, the means of its `Opinions` over each region.
+        means: for each judge, the means of its `Opinions` over each region. A pixel weighs by the
+            square of its distance from the border, where labels and judges are vague.
     """
 
     image: str
@@ -75,78 +76,82 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """How much each judge counts on a data set, and how often each class is labelled there.
+    """How to read each judge on a data set: a linear map from its opinion to log2-odds.
 
     Attributes:
-        weights: factor of each judge's log2-probabilities.
-        offsets: what is added to those of each class, in bits.
+        maps: for each judge, from what it says of each class (rows) to what that tells of each
+            label (columns); the identity takes it by its word.
+        offsets: what is added for each label, in bits.
     """
 
-    weights: Mapping[str, float]
+    maps: Mapping[str, Float[Tensor, "k k2"]]
     offsets: Float[Tensor, "k"]
 
     def total(self, opinions: Opinions) -> Float[Tensor, "k h w"]:
-        """Log2 of how likely each class is at each pixel, up to a term that all share."""
-        bits = torch.stack([self.weights[name] * value for name, value in opinions.items()]).sum(0)
-        return bits + self.offsets[:, None, None]
+        """Log2 of how likely each label is at each pixel, up to a term that all share."""
+        read = [torch.einsum("chw,ck->khw", bits, self.maps[j]) for j, bits in opinions.items()]
+        return torch.stack(read).sum(0) + self.offsets[:, None, None]
 
 
 def evidence_of(sample: Sample, opinions: Opinions, *, min_area: int) -> Evidence:
     """What the judges say of the connected regions with at least ``min_area`` pixels."""
     found = regions_of(sample.mask)
-    large = found.areas >= min_area
+    large, weights = found.areas >= min_area, found.depth() ** 2
     return Evidence(
         image=sample.name,
         labels=found.labels[large],
         areas=found.areas[large],
         boxes=tuple(box for box, keep in zip(found.boxes, large, strict=True) if keep),
-        means={name: found.means(bits)[large] for name, bits in opinions.items()},
+        means={judge: found.means(bits, weights)[large] for judge, bits in opinions.items()},
     )
 
 
 def fit_trust(evidence: Sequence[Evidence]) -> Trust:
-    """The weights and offsets under which the labels of all regions are likeliest.
+    """The reading of the judges under which the labels of all regions are likeliest.
 
-    Most labels are right, so a judge is trusted as far as it agrees with them, and a class that a
-    segmenter often misses is not doubted for that alone; compare the class thresholds of Northcutt
-    et al. 2021 (Confident Learning). Logistic regression, with normal priors about a weight of 1
-    and an offset of 0, both of deviation 1 in nats.
+    Most labels are right, so what a judge usually says of regions with some label is no reason to
+    doubt it: poles that a segmenter takes for buildings are only suspect where it says something
+    else yet. The idea is that of Confident Learning (Northcutt et al. 2021), which counts such
+    confusions. Here it is logistic regression, with a normal prior of deviation 1 about the
+    identity and about offsets of 0, which decides where regions are few.
     """
     labels = torch.cat([part.labels for part in evidence])
-    names = list(evidence[0].means)
-    means = torch.stack([torch.cat([part.means[name] for part in evidence]) for name in names])
+    judges = list(evidence[0].means)
+    means = torch.stack([torch.cat([part.means[j] for part in evidence]) for j in judges])
     means = means.double() * math.log(2)  # j n k, in nats
-    weights = torch.ones(len(names), dtype=torch.float64, requires_grad=True)
-    offsets = torch.zeros(means.shape[2], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, offsets], max_iter=200, line_search_fn="strong_wolfe")
+    k = means.shape[2]
+    identity = torch.eye(k, dtype=torch.float64).expand(len(judges), k, k)
+    maps = identity.clone().requires_grad_()
+    offsets = torch.zeros(k, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([maps, offsets], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        logits = torch.einsum("j,jnk->nk", weights, means) + offsets
+        logits = torch.einsum("jnc,jck->nk", means, maps) + offsets
         fit = F.cross_entropy(logits, labels, reduction="sum")
-        loss = fit + ((weights - 1) ** 2).sum() / 2 + (offsets**2).sum() / 2
+        loss = fit + ((maps - identity) ** 2).sum() / 2 + (offsets**2).sum() / 2
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    factors = dict(zip(names, weights.tolist(), strict=True))
-    return Trust(weights=factors, offsets=offsets.detach().float() / math.log(2))
+    read = dict(zip(judges, maps.detach().float(), strict=True))
+    return Trust(maps=read, offsets=offsets.detach().float() / math.log(2))
 
 
 def rank_suspects(evidence: Sequence[Evidence], trust: Trust) -> list[Suspect]:
     """All regions, the most doubtful first.
 
-    A region's score is ``max over k of z(k) - z(label)`` with ``z = sum_j w_j l_j + c``, where
+    A region's score is ``max over k of z(k) - z(label)`` with ``z = sum_j l_j A_j + c``, where
     ``l_j`` is the mean of judge j's log2-probabilities over the region. It is positive where
     another class is likelier than the label.
     """
     found: list[Suspect] = []
     for part in evidence:
         own = part.labels[:, None]
-        shares = {  # n k, against the label
-            name: trust.weights[name] * (means - means.gather(1, own))
-            for name, means in part.means.items()
-        }
+        shares = {}  # n k, against the label
+        for judge, means in part.means.items():
+            read = means @ trust.maps[judge]
+            shares[judge] = read - read.gather(1, own)
         total = torch.stack(list(shares.values())).sum(0) + trust.offsets - trust.offsets[own]
         total.scatter_(1, own, -math.inf)  # the label is no suggestion
         scores, suggestions = total.max(1)
