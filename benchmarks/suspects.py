@@ -190,6 +190,7 @@ def main() -> None:
     }
     result = {"data": f"{args.data} val, {len(samples)} images", "mean": summary, "runs": runs}
     path = args.output / f"suspects_{args.data.partition(':')[0]}.json"
+    args.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result | {"provenance": provenance()}, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
 
