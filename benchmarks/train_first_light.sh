@@ -9,6 +9,9 @@ run() { # NAME RECIPE [options]
   shift
   [ -f "runs/$name/model.safetensors" ] || crispmask train "$@" --output "runs/$name"
 }
+if [ "$data" = camvid ]; then
+  run camvid-base-start camvid-base-start
+fi
 run "$data-base" "$data-base" --loop.eval-images 0
 if [ "$data" = earth ]; then
   for fold in 0 1 2 3 4; do

@@ -13,8 +13,8 @@ from crispmask.train.configs import (
 )
 
 
-def camvid_base() -> SegmenterTrainConfig:
-    """EfficientNet-Lite0 + FPN on CamVid, working at 240 x 180."""
+def camvid_base_start() -> SegmenterTrainConfig:
+    """EfficientNet-Lite0 + FPN on CamVid, working at 240 x 180: cross-entropy alone."""
     return SegmenterTrainConfig(
         data="camvid",
         scale=0.5,
@@ -25,11 +25,17 @@ def camvid_base() -> SegmenterTrainConfig:
     )
 
 
+def camvid_base() -> SegmenterTrainConfig:
+    """`camvid_base_start` trained on with Dice: at its start it had not converged."""
+    config = camvid_base_start()
+    loop = replace(config.loop, steps=1000, learning_rate=5e-4, seed=1, eval_every=500)
+    return replace(config, init="runs/camvid-base-start", loop=loop, dice_weight=1.0)
+
+
 def camvid_base_longer() -> SegmenterTrainConfig:
     """`camvid_base` trained on for as many steps as the refiner takes, each of which costs more."""
     config = camvid_base()
-    loop = replace(config.loop, steps=1000, learning_rate=5e-4, seed=1, eval_every=500)
-    return replace(config, init="runs/camvid-base", loop=loop, dice_weight=1.0)
+    return replace(config, init="runs/camvid-base", loop=replace(config.loop, seed=2))
 
 
 def camvid_refiner() -> RefinerTrainConfig:
@@ -91,7 +97,7 @@ def earth_control() -> RefinerTrainConfig:
 
 def own_base() -> SegmenterTrainConfig:
     """EfficientNet-Lite0 + FPN on your own images: ``--data DIR``."""
-    return replace(camvid_base(), data="data", scale=1.0, augment=AugmentConfig(crop=(320, 320)))
+    return replace(camvid_base_start(), data="data", scale=1.0, augment=AugmentConfig(crop=(320, 320)))
 
 
 def own_refiner() -> RefinerTrainConfig:
@@ -195,6 +201,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-refiner": earth_refiner,
     "earth-control": earth_control,
+    "camvid-base-start": camvid_base_start,
     "camvid-base": camvid_base,
     "camvid-base-longer": camvid_base_longer,
     "camvid-refiner": camvid_refiner,
