@@ -97,7 +97,8 @@ def earth_control() -> RefinerTrainConfig:
 
 def own_base() -> SegmenterTrainConfig:
     """EfficientNet-Lite0 + FPN on your own images: ``--data DIR``."""
-    return replace(camvid_base_start(), data="data", scale=1.0, augment=AugmentConfig(crop=(320, 320)))
+    augment = AugmentConfig(crop=(320, 320))
+    return replace(camvid_base_start(), data="data", scale=1.0, augment=augment)
 
 
 def own_refiner() -> RefinerTrainConfig:
