@@ -14,6 +14,7 @@ from pathlib import Path
 
 from crispmask.data.source import Split, open_split
 from crispmask.evaluate import Row, evaluate, refiner_rows
+from crispmask.evaluate.rows import Predictor
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.shapes import Image, Probs
@@ -43,6 +44,22 @@ def full_size_row(base: FPNSegmenter) -> Row:
     return Row(name="base at full image size", predictors=(predict,), uses_base=False)
 
 
+def behind_flip_row(refiners: list[MaskRefiner], base: FPNSegmenter) -> Row:
+    """The refiners behind the base averaged with its answer to the mirrored image."""
+
+    def predictor(refiner: MaskRefiner, seed: int) -> Predictor:
+        def predict(image: Image, output: BaseOutput, name: str) -> Probs:
+            mirrored = base(image.flip(-1)).probs.flip(-1)
+            both = BaseOutput(probs=(output.probs + mirrored) / 2)
+            probs: Probs = refiner(image, both, seed=seed, names=[name]).probs
+            return probs
+
+        return predict
+
+    predictors = tuple(predictor(refiner, seed) for seed, refiner in enumerate(refiners))
+    return Row(name="base + flip, refined, 1 call", predictors=predictors)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="earth or camvid:FOLDER")
@@ -69,6 +86,7 @@ def main() -> None:
         rows.insert(3, longer_row(args.runs / f"{name}-base-longer"))
     if base.config.scale != 1:
         rows.insert(3, full_size_row(base))
+    rows.append(behind_flip_row(refiners, base))
     report = evaluate(data, base, rows, title=f"{name} {split}", limit=args.limit)
     behind = f"_behind_{args.base}" if args.base else ""
     folder = args.output / f"first_light_{name}_{split}{behind}"
