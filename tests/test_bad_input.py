@@ -401,6 +401,8 @@ def test_missing_option(refuse: Refuse) -> None:
         ("camvid-base", "--data", "no-such-data"),
         ("camvid-base", "--data", "camvid:no-such-folder"),
         ("camvid-refiner", "--first-stage", "2"),
+        ("camvid-refiner", "--widths", "10"),
+        ("camvid-refiner", "--stride", "3"),
         ("camvid-refiner", "--conditioning", "hope"),
         (),
     ],
