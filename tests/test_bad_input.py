@@ -246,6 +246,19 @@ def test_number_of_steps(
     assert steps in sentence
 
 
+@pytest.mark.filterwarnings("default")
+def test_guidance_without_dropout_is_a_warning_of_one_sentence(
+    tmp_path: Path, tiny_models: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, mask = picture(tmp_path / "photo.png"), labels(tmp_path / "mask.png")
+    words = ["refine", image, "--base", mask, "--model", tiny_models, "--output", output]
+    assert main([*map(str, words), "--guidance-scale", "2"]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "guidance" in line]
+    (sentence,) = warned
+    assert sentence.startswith("crispmask: warning: guidance_scale is 2.0")
+    assert "without condition dropout" in sentence
+
+
 def test_unusual_images_are_refined_not_refused(
     tmp_path: Path, tiny_models: Path, output: Path
 ) -> None:
@@ -388,6 +401,8 @@ def test_missing_option(refuse: Refuse) -> None:
         ("camvid-base", "--data", "no-such-data"),
         ("camvid-base", "--data", "camvid:no-such-folder"),
         ("camvid-refiner", "--first-stage", "2"),
+        ("camvid-refiner", "--widths", "10"),
+        ("camvid-refiner", "--stride", "3"),
         ("camvid-refiner", "--conditioning", "hope"),
         (),
     ],

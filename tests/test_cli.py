@@ -46,6 +46,8 @@ def scenes(tmp_path: Path) -> Path:
         [],
         ["--help"],
         *([*c.split(), "--help"] for c in ("demo", "refine", "train", "evaluate", "convert ddps")),
+        *(["data", c, "--help"] for c in ("check", "suspects")),
+        *(["prior", c, "--help"] for c in ("sample", "complete", "regions")),
     ],
     ids=" ".join,
 )

@@ -83,6 +83,7 @@ def test_the_generator_of_these_tests_knows_the_official_layout(oracle: Path) ->
         Official(multipliers=(1, 2, 4), width=16),
         Official(multipliers=(2, 2), width=8, embed=4, classes=3, steps=2),
         Official(depths=(3, 4, 6, 3), width=8),
+        Official(mit_widths=(8, 16, 32, 64)),
     ],
     ids=str,
 )
@@ -155,17 +156,34 @@ def test_wrappers_change_nothing(
     plain: dict[str, Tensor], tmp_path: Path, prefix: str, wrapped: bool
 ) -> None:
     state = {f"{prefix}{k}": v for k, v in SAVED.items()}
-    notes = {"hook_msgs": {"best_score": np.float64(0.5)}, "CLASSES": ("a", "b")}
+    notes = {
+        "hook_msgs": {"best_score": np.float64(0.5), "last_iter": np.int64(3)},
+        "CLASSES": ("a", "b"),
+        "PALETTE": [[1, 2, 3]],
+        "config": "model = dict()",
+        "seed": None,
+    }
     content = {"meta": notes, "state_dict": state} if wrapped else state
     assert equal(plain, converted(content, tmp_path))
 
 
-def test_half_precision_becomes_single(plain: dict[str, Tensor], tmp_path: Path) -> None:
-    halves = {k: v.half() if ".log_" not in k else v for k, v in SAVED.items()}
-    got = converted(halves, tmp_path)
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_half_precision_becomes_single(
+    plain: dict[str, Tensor], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """The tables of the schedule, too, are then known to few digits only."""
+    got = converted({k: v.to(dtype) for k, v in SAVED.items()}, tmp_path)
     assert {v.dtype for k, v in got.items() if "num_batches" not in k} == {torch.float32}
     for name, value in got.items():
-        torch.testing.assert_close(value, plain[name], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(value, plain[name], atol=1e-3, rtol=torch.finfo(dtype).eps)
+
+
+def test_heads_are_as_many_as_the_widths_say(tmp_path: Path) -> None:
+    state = Official(mit_widths=(8, 16, 32, 64)).state()
+    convert_ddps(save(state, tmp_path / "a.pth"), tmp_path / "out")
+    assert SegformerBase.from_pretrained(tmp_path / "out").config.heads == (1, 2, 4, 8)
+    convert_ddps(save(SAVED, tmp_path / "b.pth"), tmp_path / "official")
+    assert SegformerBase.from_pretrained(tmp_path / "official").config.heads == (1, 2, 5, 8)
 
 
 def test_copies_can_be_left_alone(plain: dict[str, Tensor], tmp_path: Path) -> None:

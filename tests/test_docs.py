@@ -1,10 +1,13 @@
-"""The Python of README and docs runs, and their links lead somewhere."""
+"""The Python of README and docs runs, their commands parse, and their links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crispmask import cli
 from crispmask.models.checkpoint import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +19,38 @@ BLOCKS = [
         re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     )
 ]
+
+COMMAND = r"^(?:\| `| {4}|)(?:accelerate launch .* -m )?crispmask (.+?)(?:` \|.*)?$"
+"""A command in a block of code or in a table."""
+
+COMMANDS = [
+    pytest.param(command, id=f"{source.name}-{command[:40]}")
+    for pattern, sources in (
+        (COMMAND, [page for page in PAGES if page.name != "log.md"]),  # the log tells of the past
+        (r"[Ee]xample:\s+crispmask (.+)", sorted((ROOT / "src/crispmask/cli").glob("*.py"))),
+    )
+    for source in sources
+    for command in re.findall(
+        pattern, source.read_text(encoding="utf-8").replace("\\\n", " "), re.MULTILINE
+    )
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = cli._call
+
+    def parse(run: Any, *rest: Any) -> int:
+        return call(lambda arguments: 0, *rest)
+
+    monkeypatch.setattr(cli, "_call", parse)
+    assert cli._run(shlex.split(command.replace("RECIPE", "refiner"))) == 0
+
+
+def test_every_script_that_is_named_exists() -> None:
+    for page in PAGES:
+        for script in re.findall(r"python ([\w/]+\.py)", page.read_text(encoding="utf-8")):
+            assert (ROOT / script).exists(), f"{page.name}: {script}"
 
 
 @pytest.mark.parametrize("code", BLOCKS)

@@ -317,6 +317,7 @@ def test_unet_sizes_that_the_stride_does_not_divide() -> None:
         ({"depth": 0}, "at least 1"),
         ({"patch_size": 0}, "at least 1"),
         ({"embed_dim": 0}, "at least 1"),
+        ({"time_scale": 0.0}, "time_scale must be positive, got 0"),
     ],
 )
 def test_unet_configs_that_cannot_be(fields: dict[str, object], match: str) -> None:

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crispmask.diffusion.categorical import image_generators
 from crispmask.errors import InputError
 from crispmask.models.refiner import MaskRefiner, RefinerOutput
 from crispmask.models.refiner_config import RefinerConfig, Sampling, condition_channels
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.predict import refine_views, refine_windows, taper, windows
+from crispmask.predict import blend, refine_views, refine_windows, taper, windows
 
 K = 3
 
@@ -81,10 +82,50 @@ def test_windows_read_one_mask(refiner: MaskRefiner) -> None:
         assert torch.equal(left[..., 16:], right[..., :16])  # 32 shared pixels, stride 2
 
 
+def test_logits_are_blended_where_windows_overlap() -> None:
+    left, right = torch.zeros(1, K, 1, 6), torch.ones(1, K, 1, 6)
+    out = blend([(0, 0, left), (0, 4, right)], size=(1, 10), overlap=2)
+    expected = torch.tensor([0.0] * 4 + [1 / 3, 2 / 3] + [1.0] * 4).expand(1, K, 1, 10)
+    torch.testing.assert_close(out, expected)
+
+
+def test_every_call_starts_from_what_all_windows_said_together(refiner: MaskRefiner) -> None:
+    """The chain over windows is the chain of one denoiser, the blend of theirs."""
+    image, base = torch.rand(1, 3, 64, 96), BaseOutput(probs=torch.rand(1, K, 64, 96).softmax(1))
+    sampling = Sampling(num_inference_steps=3)
+    out = refine_windows(refiner, image, base, window=64, overlap=32, sampling=sampling)
+    with refiner.inferring(), torch.inference_mode():
+        corners = (0, 32)
+        conditions = [
+            refiner.condition(image[..., c : c + 64], BaseOutput(probs=base.probs[..., c : c + 64]))
+            for c in corners
+        ]
+
+        def together(parts: list[torch.Tensor]) -> torch.Tensor:
+            placed = [(0, c // 2, part) for c, part in zip(corners, parts, strict=True)]
+            return blend(placed, size=(32, 48), overlap=16)
+
+        def denoise(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return together(
+                [
+                    refiner.state_logits(x_t[..., c // 2 : c // 2 + 32], condition, t)
+                    for c, condition in zip(corners, conditions, strict=True)
+                ]
+            )
+
+        log_base = together([condition.log_base for condition in conditions])
+        generators = image_generators(0, ["0"])
+        start = refiner.start(base, log_base, sampling, generators)
+        logits = refiner.sample(denoise, start, sampling, generators).logits
+        expected = refiner.answer_probs(refiner.change(logits, log_base), base.probs)
+    torch.testing.assert_close(out.probs, expected)
+
+
 def test_views_are_put_back_in_place() -> None:
     """With an answer that is a function of the pixel alone, all views agree."""
 
     def segmenter(image: torch.Tensor) -> BaseOutput:
+        rises.append(bool(image[0, 0, 0, -1] > image[0, 0, 0, 0]))
         return BaseOutput(probs=torch.stack([image[:, 0], 1 - image[:, 0]], dim=1))
 
     def refine(image: torch.Tensor, base: BaseOutput) -> RefinerOutput:
@@ -92,11 +133,13 @@ def test_views_are_put_back_in_place() -> None:
         return RefinerOutput(probs=base.probs, trace=(), num_calls=1)
 
     shapes: list[tuple[int, ...]] = []
+    rises: list[bool] = []
     ramp = torch.linspace(0, 1, 48).expand(1, 3, 40, 48)
     probs = refine_views(segmenter, refine, ramp)
     assert len(shapes) == 12
     assert shapes[0] == (20, 24)
     assert shapes[-1] == (70, 84)
+    assert rises == [True, False] * 6  # every second view is the mirror image
     torch.testing.assert_close(probs[:, 0], ramp[:, 0], atol=0.02, rtol=0)
     plain = refine_views(segmenter, refine, ramp, scales=(1.0,), flip=False)
     assert torch.equal(plain[:, 0], ramp[:, 0])

@@ -525,6 +525,10 @@ def test_the_variational_bound_adds_to_the_loss() -> None:
     ("fields", "match"),
     [
         ({"vlb_weight": 0.1}, "vlb_weight needs noise_target"),
+        ({"widths": (8, 10)}, r"widths must be multiples of 8, got \(8, 10\)"),
+        ({"time_scale": 0.0}, "time_scale must be positive"),
+        ({"stride": 3}, "stride must be 1, 2 or 4, got 3"),
+        ({"condition_dropout": 1.0}, r"condition_dropout must lie in \[0, 1\), got 1"),
         ({"noise_target": "base", "conditioning": "features"}, "needs the base's probabilities"),
         ({"fold_bases": ("a",) * 5, "in_memory": False}, "fold_bases needs in_memory"),
     ],

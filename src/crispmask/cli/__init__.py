@@ -4,9 +4,10 @@ import contextlib
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import tyro
 
@@ -25,6 +26,8 @@ commands:
   data check  look over a folder of images and labels before training on it
   data suspects
               rank the regions whose label may be wrong; writes suspects.html and suspects.json
+  prior sample, prior complete, prior regions
+              draw masks from a prior, fill the holes of masks, rank unlikely regions
   convert     make a base and a refiner of an official DDPS checkpoint
 
 example:
@@ -39,7 +42,9 @@ Arguments = TypeVar("Arguments")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, or 2 after one sentence on stderr."""
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
         message = str(error)
     except OSError as error:
@@ -51,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(f"crispmask: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one sentence, without the line of code that it came from."""
+    print(f"crispmask: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _run(argv: list[str]) -> int:
@@ -88,6 +105,20 @@ def _run(argv: list[str]) -> int:
                 "crispmask data has two commands, check and suspects; run "
                 "`crispmask data check DIR`."
             )
+        case ["prior", "sample" | "complete" | "regions" as verb, *rest]:
+            from crispmask.cli import prior
+
+            kinds: dict[str, tuple[Callable[[Any], int], Any]] = {
+                "sample": (prior.sample, prior.SampleArguments),
+                "complete": (prior.complete, prior.CompleteArguments),
+                "regions": (prior.regions, prior.RegionsArguments),
+            }
+            return _call(*kinds[verb], rest, f"crispmask prior {verb}")
+        case ["prior", *_]:
+            raise InputError(
+                "crispmask prior has three commands, sample, complete and regions; run "
+                "`crispmask prior sample MODEL --output DIR`."
+            )
         case ["convert", "ddps", *rest]:
             from crispmask.cli.convert import ConvertArguments, convert
 
@@ -100,7 +131,8 @@ def _run(argv: list[str]) -> int:
         case [command, *_]:
             raise InputError(
                 f"there is no command {command!r}, only demo, refine, train, evaluate, "
-                "data check, data suspects and convert ddps; `crispmask --help` describes them."
+                "data check, data suspects, prior sample, prior complete, prior regions and "
+                "convert ddps; `crispmask --help` describes them."
             )
     return 0
 

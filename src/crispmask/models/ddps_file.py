@@ -75,7 +75,7 @@ def _numpy_numbers() -> list[Any]:
     """What a pickled NumPy number needs: mmcv's notes hold the best score as one."""
     scalar = np.float64(0).__reduce__()[0]
     named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), *named]
+    return [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8")), *named]
 
 
 def _all_tensors(state: Mapping[Any, Any]) -> bool:

@@ -23,8 +23,9 @@ UNET = "decode_head.unet"
 class Sizes:
     """The configurations of base and refiner, read off the shapes of the official tensors.
 
-    Heads (1, 2, 5, 8), strides and the time embedding leave no trace in the shapes; all official
-    models have the same.
+    Strides and the time embedding leave no trace in the shapes; all official models have the same.
+    Nor do heads, but mmsegmentation makes a stage as wide as its heads times a number, and the
+    first stage of every Mix Transformer has one head.
 
     Raises:
         InputError: if a tensor that says a size is missing or has a wrong number of axes, there
@@ -69,6 +70,7 @@ class Sizes:
             class_names=tuple(class_names),
             widths=self._widths(),
             depths=self._depths(),
+            heads=tuple(max(1, width // self._widths()[0]) for width in self._widths()),
             reductions=tuple(reductions),
             mlp_ratios=tuple(ratios),
             neck_channels=self.feature_channels,
@@ -136,9 +138,11 @@ class Sizes:
                 f"{self.source} needs {name} to have {steps + 1} values for {steps} time steps, "
                 f"got {self._shape(name, 1)[0]}."
             )
-        survival = self.state[name][:steps].double().exp()
+        table = self.state[name]
+        tolerance = max(1e-4, torch.finfo(table.dtype).eps if table.is_floating_point() else 0.0)
+        survival = table[:steps].double().exp()
         error = (survival - linear(torch.linspace(0, 1, steps, dtype=torch.float64))).abs().max()
-        if not error < 1e-4:
+        if not error < tolerance:
             raise InputError(
                 f"{self.source} was trained with another noise schedule than the linear one of "
                 f"DDPS (survival differs by {error.item():.2g}); such models are not read."

@@ -81,6 +81,11 @@ class MaskUNetConfig:
                 "stem_kernel must be odd, depth, patch_size and embed_dim at least 1, got "
                 f"{self.stem_kernel}, {self.depth}, {self.patch_size} and {self.embed_dim}."
             )
+        if self.time_scale <= 0:
+            raise ValueError(
+                f"time_scale must be positive, got {self.time_scale}: it is T - 1 for a chain of "
+                "T steps, of which there are at least two."
+            )
 
     @property
     def stride(self) -> int:

@@ -181,6 +181,20 @@ class RefinerTrainConfig:
     hard_labels: float = 0.15
 
     def __post_init__(self) -> None:
+        MaskUNetConfig(
+            num_classes=2,
+            cond_channels=1,
+            widths=self.widths,
+            depth=self.depth,
+            patch_size=self.patch_size,
+            embed_dim=self.embed_dim,
+            stem_kernel=self.stem_kernel,
+            time_scale=self.time_scale,
+        )  # checks these, before any data is read
+        if self.stride not in (1, 2, 4):
+            raise ValueError(f"stride must be 1, 2 or 4, got {self.stride}.")
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
         if 0 < len(self.fold_bases) < 5:
             raise ValueError(
                 f"fold_bases needs at least 5 bases, got {len(self.fold_bases)}: bases trained on "
