@@ -34,7 +34,8 @@ from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.prior import MaskPrior
 from crispmask.provenance import provenance
 from crispmask.shapes import IGNORE, Mask
-from crispmask.train.prior import bits_per_pixel, store_masks
+from crispmask.train.masks import store_masks
+from crispmask.train.prior import bits_per_pixel
 
 GRID = (12, 16)
 

@@ -6,9 +6,10 @@
 
 Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take the recipe of the
 default refiner with one thing changed and the same number of steps. Trained arms lie in
-runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated. Each table is
-written to benchmarks/results/study_DATA_TABLE/report.json, with the gain of the default refiner
-over every other row and its interval from a paired bootstrap over blocks of images.
+runs/study/DATA/, and so does the codec that one of them needs, codec/; an interrupted run is
+resumed, a finished one is not repeated. Each table is written to
+benchmarks/results/study_DATA_TABLE/report.json, with the gain of the default refiner over every
+other row and its interval from a paired bootstrap over blocks of images.
 """
 
 import argparse
@@ -30,10 +31,13 @@ from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.predict import refine_views
 from crispmask.recipes import RECIPES
 from crispmask.shapes import Image, Probs
-from crispmask.train import RefinerTrainConfig, train
+from crispmask.train import RefinerTrainConfig, TrainConfig, train
 
 DEFAULT = "refined, 1 call"
 """Row that all others are compared with."""
+
+LEARNED = "learned"
+"""Stands for runs/study/DATA/codec in the changes of an arm, so that its name holds no path."""
 
 Answer = Callable[[MaskRefiner, FPNSegmenter, Image, BaseOutput, str, Sampling], Probs]
 
@@ -171,6 +175,7 @@ def tables(default: RefinerTrainConfig) -> dict[str, list[Arm]]:
         "codec": [
             *beside("stride 1", stride=1, patch_size=patch),
             *beside("stride 4", stride=4, patch_size=patch // 4),
+            *beside("learned codec", codec=LEARNED, stride=4, patch_size=patch // 4),
         ],
         "stages": [
             *trained("one stage", 1, 10, first_stage=0.0),
@@ -201,14 +206,27 @@ def trained_runs(
     for seed in range(seeds):
         folder = runs / "study" / data / f"{slug(arm.changes)}-{seed}"
         folders.append(folder)
-        if (folder / "model.safetensors").exists():
-            continue
-        resume = (folder / "checkpoint").exists()
-        if not resume and folder.exists():
-            shutil.rmtree(folder)  # stopped before its first checkpoint
         changed = replace(config, **arm.changes, loop=replace(config.loop, seed=seed))
-        train(changed, folder, resume=resume)
+        if changed.codec == LEARNED and not finished(folder):
+            codec = runs / "study" / data / "codec"
+            train_missing(RECIPES[f"{data}-codec"](), codec)
+            changed = replace(changed, codec=str(codec))
+        train_missing(changed, folder)
     return folders
+
+
+def finished(folder: Path) -> bool:
+    return (folder / "model.safetensors").exists()
+
+
+def train_missing(config: TrainConfig, folder: Path) -> None:
+    """Train what is not there yet, or go on where it was interrupted."""
+    if finished(folder):
+        return
+    resume = (folder / "checkpoint").exists()
+    if not resume and folder.exists():
+        shutil.rmtree(folder)  # stopped before its first checkpoint
+    train(config, folder, resume=resume)
 
 
 def arm_row(arm: Arm, folders: Sequence[Path], segmenter: FPNSegmenter) -> Row:

@@ -27,13 +27,8 @@ from crispmask.models.refiner_config import ProcessName, num_states
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, PriorTrainConfig, prior, train
-from crispmask.train.prior import (
-    PriorObjective,
-    bits_per_pixel,
-    draw_masks,
-    hide_parts,
-    store_masks,
-)
+from crispmask.train.masks import draw_masks, store_masks
+from crispmask.train.prior import PriorObjective, bits_per_pixel, hide_parts
 
 PROCESSES: tuple[ProcessName, ...] = ("uniform", "absorbing", "mixed")
 NAMES = ("sky", "ground", "sun")
@@ -289,6 +284,7 @@ def test_masks_are_kept_at_the_size_the_network_sees() -> None:
     stored = store_masks([mask], 24 * 32)
     assert stored.ids == {0, 1, 2}
     assert torch.equal(stored.masks[0].long(), resize_labels(mask[None], (24, 32))[0])
+    assert torch.equal(store_masks([mask], 0).masks[0].long(), mask)
     assert shrink(torch.zeros(1, 1, 10**4, dtype=torch.long), 100).shape == (1, 1, 1000)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from crispmask.data.transforms import AugmentConfig
 from crispmask.train.configs import (
+    CodecTrainConfig,
     LoopConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
@@ -198,6 +199,32 @@ def own_prior() -> PriorTrainConfig:
     )
 
 
+def own_codec() -> CodecTrainConfig:
+    """A codec of masks, for ``--codec`` of a refiner: ``--data MASKS``, a folder of label files."""
+    return CodecTrainConfig(
+        data="data",
+        loop=LoopConfig(
+            steps=1500,
+            batch_size=8,
+            learning_rate=3e-3,
+            weight_decay=0.0,
+            eval_every=500,
+            eval_images=0,
+            save_every=250,
+        ),
+    )
+
+
+def camvid_codec() -> CodecTrainConfig:
+    """`own_codec` on the masks of CamVid."""
+    return replace(own_codec(), data="camvid")
+
+
+def earth_codec() -> CodecTrainConfig:
+    """`own_codec` on the masks of the Earth tiles."""
+    return replace(own_codec(), data="earth")
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-refiner": earth_refiner,
@@ -214,4 +241,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "paper-city-b2": paper_city_b2,
     "paper-city-b0": paper_city_b0,
     "prior": own_prior,
+    "earth-codec": earth_codec,
+    "camvid-codec": camvid_codec,
+    "codec": own_codec,
 }

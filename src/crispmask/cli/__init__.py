@@ -21,7 +21,7 @@ Diffusion models for semantic segmentation: refine the masks you have.
 commands:
   demo        refine held-out satellite tiles with the bundled weights and measure the gain
   refine      refine the masks of any segmenter: label PNGs, .npy or .npz scores, whole folders
-  train       train a base segmenter, a refiner or a prior over masks by a recipe
+  train       train a base segmenter, a refiner, a prior over masks or a codec by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
   data check  look over a folder of images and labels before training on it
   data suspects

@@ -8,7 +8,13 @@ import tyro
 from accelerate import PartialState
 
 from crispmask.recipes import RECIPES
-from crispmask.train import PriorTrainConfig, RefinerTrainConfig, SegmenterTrainConfig, train
+from crispmask.train import (
+    CodecTrainConfig,
+    PriorTrainConfig,
+    RefinerTrainConfig,
+    SegmenterTrainConfig,
+    train,
+)
 
 DESCRIPTION = """\
 Train by a recipe; each of its fields can be changed.
@@ -28,7 +34,7 @@ class TrainArguments:
     """
 
     config: Annotated[
-        SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig,
+        SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig | CodecTrainConfig,
         tyro.conf.arg(name=""),
         tyro.conf.AvoidSubcommands,
     ]

@@ -30,7 +30,7 @@ from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.layers import standardized_once
 from crispmask.nn.mask_codec import MaskCodec
 from crispmask.nn.unet import MaskUNet, Stem
-from crispmask.shapes import Image, Logits, Mask, Probs, Time
+from crispmask.shapes import IGNORE, Image, Logits, Mask, Probs, Time
 
 PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
     "uniform": UniformDiffusion,
@@ -291,9 +291,12 @@ class MaskRefiner(nn.Module, Pretrained):
         return Bound(guided(pair, guidance_scale), cond.log_base)
 
     def state(self, mask: Mask) -> State:
-        """A mask at the size of the image as a clean state: its labels there, or its codes."""
+        """A mask at the size of the image as a clean state: its labels there, or its codes.
+
+        What is unknown stays `IGNORE`; of codes those of blocks without a known pixel.
+        """
         if self.codec is not None:
-            return self.codec.encode(mask)
+            return self.codec.encode(mask).where(self.codec.known(mask), IGNORE)
         h, w = mask.shape[-2:]
         return resize_labels(mask, (h // self.config.stride, w // self.config.stride))
 

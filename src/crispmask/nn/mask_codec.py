@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +40,8 @@ class MaskCodecConfig:
             raise ValueError(
                 f"levels {self.levels} make {self.num_codes} codes; at most 254 can be diffused."
             )
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}.")
         if self.stride < 2 or self.stride & (self.stride - 1):
             raise ValueError(f"stride must be a power of two from 2, got {self.stride}.")
 
@@ -98,6 +100,11 @@ class MaskCodec(nn.Module):
         digits = (self.latent(mask) * self.reach).round().long() + self.reach.long()
         codes: Tensor = (digits * self.place).sum(1)
         return codes
+
+    def known(self, mask: Mask) -> Bool[Tensor, "b c_h c_w"]:
+        """Blocks with a known pixel; the codes of the others say nothing."""
+        seen = F.max_pool2d((mask != IGNORE)[:, None].float(), self.config.stride)[:, 0]
+        return seen > 0
 
     def decode(self, probs: CodeProbs) -> Logits:
         """Logits of the mask from probabilities of the codes, by the expected latent."""

@@ -1,6 +1,7 @@
 """Training: `train` runs a config and leaves a model folder."""
 
 from crispmask.train.configs import (
+    CodecTrainConfig,
     LoopConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
@@ -10,6 +11,7 @@ from crispmask.train.configs import (
 from crispmask.train.run import train
 
 __all__ = [
+    "CodecTrainConfig",
     "LoopConfig",
     "PriorTrainConfig",
     "RefinerTrainConfig",

@@ -6,6 +6,7 @@ from typing import Literal
 from crispmask.data.transforms import AugmentConfig
 from crispmask.diffusion.samplers import MAX_STEPS
 from crispmask.models.refiner_config import Conditioning, ProcessName
+from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
 
 
@@ -125,6 +126,8 @@ class RefinerTrainConfig:
         conditioning: what the denoiser is told: "probs" (any segmenter), "features" (the paper),
             "logits", "mask" or "none".
         stride: pixels of the image per pixel of the diffused mask.
+        codec: folder of a trained codec, whose codes are diffused instead of labels; it stays as it
+            is, and the refiner keeps a copy. Needs its stride.
         process: how labels are corrupted: "uniform", "absorbing" or "mixed".
         schedule: survival of a label over time.
         noise_target: mask that is noised for training: the network's own "first" prediction (the
@@ -159,6 +162,7 @@ class RefinerTrainConfig:
     in_memory: bool = True
     conditioning: Conditioning = "probs"
     stride: int = 2
+    codec: str | None = None
     process: ProcessName = "uniform"
     schedule: Literal["linear", "cosine"] = "linear"
     noise_target: Literal["first", "truth", "base"] = "first"
@@ -278,4 +282,36 @@ class PriorTrainConfig:
             raise ValueError(f"eval_steps must be 1 to {MAX_STEPS}, got {self.eval_steps}.")
 
 
-TrainConfig = SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig
+@dataclass(frozen=True, kw_only=True)
+class CodecTrainConfig:
+    """A run that trains a `CodecModel` on masks, without images; they are held in memory.
+
+    Attributes:
+        data: folder of label files, of labels/, or of train/ and val/ with either; classes.txt
+            may name the classes. Or "camvid:FOLDER", or "earth".
+        loop: steps and rates.
+        crop: height and width of the crops, in pixels of the masks.
+        zoom: range of the random zoom.
+        flip: probability of a left-right flip.
+        levels: values of each channel of a code, odd numbers; their product is the number of codes.
+        stride: pixels of the mask per code, along each side: 2 or 4.
+        width: channels of the convolutions.
+    """
+
+    data: str
+    loop: LoopConfig
+    crop: tuple[int, int] = (128, 128)
+    zoom: tuple[float, float] = (0.8, 1.25)
+    flip: float = 0.5
+    levels: tuple[int, ...] = (5, 5, 5)
+    stride: int = 4
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        AugmentConfig(crop=self.crop, scale=self.zoom, flip=self.flip)  # checks these
+        MaskCodecConfig(num_classes=2, levels=self.levels, stride=self.stride, width=self.width)
+        if self.stride not in (2, 4):
+            raise ValueError(f"stride must be 2 or 4, as of a refiner, got {self.stride}.")
+
+
+TrainConfig = SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig | CodecTrainConfig

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
 from crispmask.models.refiner import Condition, MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
-from crispmask.shapes import IGNORE, Logits, Mask
+from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
 
@@ -78,19 +78,13 @@ class RefinerObjective(nn.Module):
         logits = model.answer_logits(delta, base.probs, keep=keep)
         loss = segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
         if model.codec is not None:
-            loss = loss + cross_entropy(delta, self.codes(batch.masks))
+            loss = loss + cross_entropy(delta, model.state(batch.masks))
         if settings.vlb_weight and noised:
             small = delta + condition.log_base if model.config.residual else delta
             earlier = (t - 1 / VLB_STEPS).clamp(min=0)
             bound = vlb(model.process, small, model.state(batch.masks), x_t, t, earlier)
             loss = loss + settings.vlb_weight * bound
         return loss
-
-    def codes(self, masks: Mask) -> Mask:
-        """Codes of the truth; `IGNORE` where a block has no known pixel."""
-        known = (masks != IGNORE)[:, None].float()
-        seen = F.max_pool2d(known, self.model.config.stride)[:, 0] > 0
-        return self.model.state(masks).where(seen, IGNORE)
 
     @torch.no_grad()
     def clean_mask(self, batch: Batch, base: BaseOutput, condition: Condition, x_1: Mask) -> Mask:

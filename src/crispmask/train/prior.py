@@ -1,20 +1,15 @@
 """The training of a `MaskPrior`: masks in memory, random crops, noise on the truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import UInt8
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
-from crispmask.data.masks import Masks, open_masks, shrink
 from crispmask.data.regions import turns
-from crispmask.data.transforms import AugmentConfig, augment_masks
+from crispmask.data.transforms import AugmentConfig
 from crispmask.diffusion.losses import cross_entropy, vlb
-from crispmask.errors import InputError
 from crispmask.models.prior import TURNS, MaskPrior
 from crispmask.models.prior_config import PriorConfig
 from crispmask.models.refiner_config import num_states
@@ -22,15 +17,8 @@ from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE, Mask
 from crispmask.train.configs import PriorTrainConfig
 from crispmask.train.loop import Task
+from crispmask.train.masks import draw_masks, read_masks
 from crispmask.train.objectives import VLB_STEPS
-
-
-@dataclass(frozen=True)
-class StoredMasks:
-    """Masks in memory at the size that the network sees, and the ids they held before that."""
-
-    masks: list[UInt8[Tensor, "_ _"]]
-    ids: frozenset[int]
 
 
 class PriorObjective(nn.Module):
@@ -88,16 +76,8 @@ def prior_task(config: PriorTrainConfig) -> tuple[Task, dict[str, Any]]:
     Raises:
         InputError: if the masks cannot be used or hold fewer than two classes.
     """
-    splits = open_masks(config.data)
-    known, held_out = (store_masks(part, config.pixels) for part in (splits.train, splits.val))
-    ids = known.ids | held_out.ids
-    if len(ids) < 2:
-        raise InputError(
-            f"the masks of {config.data} hold {len(ids)} class{'' if ids else 'es'} ("
-            f"{', '.join(map(str, ids)) or 'all is unknown'}; {IGNORE} means unknown); a prior "
-            "needs at least two: give background and foreground ids of their own."
-        )
-    names = splits.class_names or tuple(str(i) for i in range(max(ids) + 1))
+    masks = read_masks(config.data, pixels=config.pixels, eval_images=config.loop.eval_images)
+    names = masks.class_names
     network = MaskUNetConfig(
         num_classes=len(names),
         cond_channels=1,
@@ -115,45 +95,19 @@ def prior_task(config: PriorTrainConfig) -> tuple[Task, dict[str, Any]]:
             schedule=config.schedule,
         )
     )
-    few = held_out.masks
-    if config.loop.eval_images:  # spread over the split
-        few = few[:: max(1, len(few) // config.loop.eval_images)]
     augmentation = AugmentConfig(crop=config.crop, scale=config.zoom, flip=config.flip)
     task = Task(
         objective=PriorObjective(model, hide=config.hide, vlb_weight=config.vlb_weight),
         draw=lambda g: draw_masks(
-            known.masks, augmentation, batch_size=config.loop.batch_size, generator=g
+            masks.train, augmentation, batch_size=config.loop.batch_size, generator=g
         ),
         evaluate=lambda candidate: {
-            "val_bits": bits_per_pixel(cast(MaskPrior, candidate), few, steps=config.eval_steps)
+            "val_bits": bits_per_pixel(
+                cast(MaskPrior, candidate), masks.val, steps=config.eval_steps
+            )
         },
     )
-    return task, {"train_masks": len(known.masks), "val_masks": len(few)}
-
-
-def store_masks(masks: Masks, pixels: int) -> StoredMasks:
-    """All masks at a size of about ``pixels``."""
-    small, ids = [], set[int]()
-    for i in track(
-        range(len(masks)), description="reading masks", transient=True, console=Console(stderr=True)
-    ):
-        mask = masks[i]
-        ids.update(torch.unique(mask).tolist())
-        small.append(shrink(mask[None], pixels)[0].to(torch.uint8))
-    return StoredMasks(small, frozenset(ids - {IGNORE}))
-
-
-def draw_masks(
-    masks: Sequence[UInt8[Tensor, "_ _"]],
-    config: AugmentConfig,
-    *,
-    batch_size: int,
-    generator: torch.Generator,
-) -> Mask:
-    """A batch of random crops of random masks; the generator decides everything."""
-    chosen = torch.randint(len(masks), (batch_size,), generator=generator).tolist()
-    crops = [augment_masks(masks[i][None].long(), config, generator=generator) for i in chosen]
-    return torch.cat(crops)
+    return task, {"train_masks": len(masks.train), "val_masks": len(masks.val)}
 
 
 def bits_per_pixel(

@@ -16,6 +16,7 @@ from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
+from crispmask.models.codec import CodecModel
 from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
@@ -33,7 +34,9 @@ from crispmask.train.batches import (
     store,
     with_base,
 )
+from crispmask.train.codec import codec_task
 from crispmask.train.configs import (
+    CodecTrainConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
@@ -45,6 +48,9 @@ from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
 from crispmask.train.untrained import new_refiner
 from crispmask.train.validation import refiner_scores, segmenter_scores
+
+Trained = FPNSegmenter | MaskRefiner | MaskPrior | CodecModel
+"""What a run leaves."""
 
 LARGEST_GAP = 0.05
 """mIoU by which a base may be better on its training images before folds are needed."""
@@ -68,6 +74,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     with seeded(config.loop.seed, state.device):  # initial weights
         if isinstance(config, PriorTrainConfig):
             task, facts = prior_task(config)
+        elif isinstance(config, CodecTrainConfig):
+            task, facts = codec_task(config)
         else:
             task, facts = _image_task(config)
     facts["processes"] = state.num_processes
@@ -76,7 +84,7 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
-    model, scores = cast(FPNSegmenter | MaskRefiner | MaskPrior, fitted.model), fitted.scores
+    model, scores = cast(Trained, fitted.model), fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
     if not state.is_main_process:
@@ -147,13 +155,13 @@ def _refiner_task(
     parts = [load_base(folder, class_names=names) for folder in config.fold_bases] or [base]
     for i, folder in enumerate(config.fold_bases):
         _check_fold(Path(folder), i, len(config.fold_bases))
+    model = new_refiner(config, names, feature_channels=base.feature_channels)
     seen, train_miou = with_base(
         stored,
         [parts[fold] for fold in folds],
         conditioning=config.conditioning,
         stride=config.stride,
     )
-    model = new_refiner(config, names, feature_channels=base.feature_channels)
     outputs = [base(item.image[None].float() / 255) for item in few]
     score = ConfusionMatrix(len(names), sync_on_compute=False)  # each process counts all images
     for item, output in zip(few, outputs, strict=True):
@@ -251,9 +259,7 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
         )
 
 
-def _card(
-    config: TrainConfig, model: FPNSegmenter | MaskRefiner | MaskPrior, facts: dict[str, Any]
-) -> str:
+def _card(config: TrainConfig, model: Trained, facts: dict[str, Any]) -> str:
     """The model card: what it is, how it was made, what it scored."""
     parameters = sum(p.numel() for p in model.parameters())
     lines = [

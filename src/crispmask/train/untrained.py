@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from crispmask.errors import InputError
+from crispmask.models.codec import CodecModel
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels, num_states
 from crispmask.nn.unet import MaskUNetConfig
@@ -20,17 +21,20 @@ def new_refiner(
         feature_channels: that the base gives.
 
     Raises:
-        InputError: if the crops do not divide into the network's coarsest pixels.
+        InputError: if the crops do not divide into the network's coarsest pixels, or the codec does
+            not fit.
     """
     k = len(names)
+    codec = None if config.codec is None else _codec(config.codec, config.stride, names)
+    codes = k if codec is None else codec.config.network.num_codes
     features = feature_channels if config.conditioning == "features" else 0
     cond = condition_channels(
         config.conditioning, k, stride=config.stride, feature_channels=features
     )
     network = MaskUNetConfig(
-        num_classes=k,
+        num_classes=codes,
         cond_channels=cond,
-        num_states=num_states(k, config.process),
+        num_states=num_states(codes, config.process),
         widths=config.widths,
         depth=config.depth,
         linear_attention=config.linear_attention,
@@ -47,7 +51,7 @@ def new_refiner(
     if any(side % multiple for side in config.augment.crop):
         h, w = config.augment.crop
         raise InputError(f"sides of augment.crop must be multiples of {multiple}, got {h}x{w}.")
-    return MaskRefiner(
+    refiner = MaskRefiner(
         RefinerConfig(
             class_names=tuple(names),
             network=network,
@@ -55,8 +59,28 @@ def new_refiner(
             stride=config.stride,
             process=config.process,
             schedule=config.schedule,
-            residual=config.conditioning in ("probs", "logits", "mask"),
+            residual=codec is None and config.conditioning in ("probs", "logits", "mask"),
             feature_channels=features,
             condition_dropout=config.condition_dropout,
+            codec=None if codec is None else codec.config.network,
         )
     )
+    if codec is not None:
+        assert refiner.codec is not None
+        refiner.codec.load_state_dict(codec.network.state_dict())
+    return refiner
+
+
+def _codec(folder: str, stride: int, names: Sequence[str]) -> CodecModel:
+    model = CodecModel.from_pretrained(folder)
+    if model.config.class_names != tuple(names):
+        raise InputError(
+            f"the codec {folder} knows the classes {', '.join(model.config.class_names)}, the data "
+            f"{', '.join(names)}; train a codec on the masks of this data."
+        )
+    if model.config.network.stride != stride:
+        raise InputError(
+            f"the codec {folder} has a stride of {model.config.network.stride}, the run one of "
+            f"{stride}; set stride={model.config.network.stride}."
+        )
+    return model
