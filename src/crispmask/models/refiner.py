@@ -353,8 +353,8 @@ class MaskRefiner(nn.Module, Pretrained):
 
     def answer(
         self,
-        logits: Logits,
-        log_base: Float[Tensor, "b _ h w"],
+        logits: Float[Tensor, "b n s_h s_w"],
+        log_base: Float[Tensor, "b _ s_h s_w"],
         base: BaseOutput,
         *,
         gate: float | None,
