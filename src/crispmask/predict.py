@@ -60,7 +60,7 @@ def refine_windows(
             f"{window} and {overlap}."
         )
     pixels, given = refiner.inputs(image, base)
-    pixels, padded = refiner.pad(pixels, given)
+    pixels, padded = refiner.pad(pixels, refiner.visible(given))
     h, w = pixels.shape[-2:]
     whole = h <= window and w <= window
     if not whole and refiner.config.conditioning == "features":
@@ -94,7 +94,7 @@ def refine_windows(
         x_start = refiner.start(padded, log_base, sampling, generators)
         chosen = parts[0][2].denoise if whole else denoise
         result = refiner.sample(chosen, x_start, sampling, generators)
-    probs = refiner.answer_probs(refiner.change(result.logits, log_base), given.probs)
+    probs = refiner.answer(result.logits, log_base, given, gate=sampling.gate)
     return RefinerOutput(probs=probs, trace=(), num_calls=result.num_calls * len(parts))
 
 

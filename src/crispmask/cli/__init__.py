@@ -23,6 +23,7 @@ commands:
   refine      refine the masks of any segmenter: label PNGs, .npy or .npz scores, whole folders
   train       train a base segmenter, a refiner, a prior over masks or a codec by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
+  calibrate   fit temperature and gate of a refiner to held-out images, so that it does no harm
   data check  look over a folder of images and labels before training on it
   data suspects
               rank the regions whose label may be wrong; writes suspects.html and suspects.json
@@ -92,6 +93,10 @@ def _run(argv: list[str]) -> int:
             from crispmask.cli.evaluate import EvaluateArguments, run_evaluation
 
             return _call(run_evaluation, EvaluateArguments, rest, "crispmask evaluate")
+        case ["calibrate", *rest]:
+            from crispmask.cli.calibrate import CalibrateArguments, run_calibration
+
+            return _call(run_calibration, CalibrateArguments, rest, "crispmask calibrate")
         case ["data", "check", *rest]:
             from crispmask.cli.data import CheckArguments, check
 
@@ -131,8 +136,8 @@ def _run(argv: list[str]) -> int:
         case [command, *_]:
             raise InputError(
                 f"there is no command {command!r}, only demo, refine, train, evaluate, "
-                "data check, data suspects, prior sample, prior complete, prior regions and "
-                "convert ddps; `crispmask --help` describes them."
+                "calibrate, data check, data suspects, prior sample, prior complete, "
+                "prior regions and convert ddps; `crispmask --help` describes them."
             )
     return 0
 

@@ -70,8 +70,8 @@ def run_evaluation(args: EvaluateArguments) -> int:
     return 0
 
 
-def open_data(name: str, class_names: Sequence[str]) -> LabelledImages:
-    """The data set of this name.
+def open_data(name: str, class_names: Sequence[str], *, split: Split = "test") -> LabelledImages:
+    """The data set of this name, or this split of it where the name says none.
 
     Raises:
         InputError: if there is none, or its classes are not `class_names`.
@@ -79,7 +79,7 @@ def open_data(name: str, class_names: Sequence[str]) -> LabelledImages:
     kind, _, rest = name.partition(":")
     dataset: LabelledImages
     if kind == "earth":
-        dataset = open_split("earth", _split(rest or "test"))
+        dataset = open_split("earth", _split(rest or split))
     elif kind == "camvid":
         folder = Path(rest)
         dataset = open_split(f"camvid:{folder.parent}", _split(folder.name))

@@ -1,13 +1,15 @@
 """``crispmask refine``: better masks from masks."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.data.catalog import palette_for
@@ -15,10 +17,14 @@ from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
 from crispmask.data.sample import overlay, read_image
 from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
+from crispmask.metrics.conformal import label_sets
+from crispmask.models.ensemble import EnsembleOutput, over_seeds
 from crispmask.models.inputs import as_base_output, check_same_size
-from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner import MaskRefiner, RefinerOutput
 from crispmask.models.refiner_config import Sampling
+from crispmask.models.segmenters import BaseOutput
 from crispmask.predict import refine_windows
+from crispmask.shapes import Image
 
 BASE_SUFFIXES = (*LABEL_SUFFIXES, ".npy", ".npz")
 
@@ -39,7 +45,12 @@ class RefineArguments:
         model: bundled name such as earth-small, or a folder.
         output: folder to write to.
         sampling: options of the chain of calls.
-        uncertainty: also write OUTPUT/uncertainty/NAME.png, 0 certain to 255 a uniform guess.
+        ensemble_size: seeds to average over, the first of which is --seed.
+        uncertainty: also write OUTPUT/uncertainty/NAME.png, 0 certain to 255 a uniform guess, and,
+            with several seeds, OUTPUT/disagreement/NAME.png on the same scale: the part of the
+            uncertainty that differs from seed to seed.
+        label_sets: also write OUTPUT/label-sets/NAME.png, how many labels a pixel must keep for
+            the coverage that `crispmask calibrate --coverage` promised.
     """
 
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
@@ -47,12 +58,16 @@ class RefineArguments:
     model: str
     output: Path
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
+    ensemble_size: int = 1
     uncertainty: bool = False
+    label_sets: bool = False
 
     def __post_init__(self) -> None:
         if not self.images or not self.base:
             raise InputError("at least one image and one --base are needed.")
         timesteps(self.sampling.num_inference_steps)  # checks the number
+        if self.ensemble_size < 1:
+            raise InputError(f"--ensemble-size must be at least 1, got {self.ensemble_size}.")
 
 
 def refine(args: RefineArguments) -> int:
@@ -63,6 +78,12 @@ def refine(args: RefineArguments) -> int:
     if taken := {path.resolve() for path in targets} & {base.resolve() for _, base in pairs}:
         raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
     refiner = MaskRefiner.from_pretrained(args.model)
+    threshold = refiner.config.label_threshold
+    if args.label_sets and threshold is None:
+        raise InputError(
+            f"--label-sets needs a model with a coverage, {args.model} has none; run `crispmask "
+            "calibrate` with --coverage on it."
+        )
     class_names = refiner.config.class_names
     palette = palette_for(class_names)
     console = Console(stderr=True)
@@ -77,21 +98,38 @@ def refine(args: RefineArguments) -> int:
     for image_path, base_path in track(pairs, "refining", console=console):
         name = image_path.stem
         image = read_image(image_path)
-        out = refine_windows(
-            refiner,
-            image[None],
-            as_base_output(base_path, num_classes=len(class_names)),
-            sampling=args.sampling,
-            name=name,
-        )
+        base = as_base_output(base_path, num_classes=len(class_names))
+        out = refine_one(refiner, image[None], base, args, name=name)
         labels = out.labels[0]
         write_labels(labels, args.output / "labels" / f"{name}.png")
         write_picture(overlay(image, labels, palette), args.output / "overlays" / f"{name}.png")
         if args.uncertainty:
-            grey = (255 * out.uncertainty[0]).round().byte().cpu().numpy()
-            write_picture(grey, args.output / "uncertainty" / f"{name}.png")
+            write_share(out.uncertainty[0], args.output / "uncertainty" / f"{name}.png")
+            if args.ensemble_size > 1:
+                write_share(out.disagreement[0], args.output / "disagreement" / f"{name}.png")
+        if args.label_sets and threshold is not None:
+            count = label_sets(out.probs, threshold).sum(1)[0]
+            write_labels(count, args.output / "label-sets" / f"{name}.png")
     console.print(f"{len(pairs)} refined masks in {args.output}", soft_wrap=True)
     return 0
+
+
+def refine_one(
+    refiner: MaskRefiner, image: Image, base: BaseOutput, args: RefineArguments, *, name: str
+) -> EnsembleOutput:
+    """One image, window by window, averaged over the seeds."""
+
+    def with_seed(seed: int) -> RefinerOutput:
+        sampling = replace(args.sampling, seed=seed)
+        return refine_windows(refiner, image, base, sampling=sampling, name=name)
+
+    first = args.sampling.seed
+    return over_seeds(with_seed, range(first, first + args.ensemble_size))
+
+
+def write_share(values: Float[Tensor, "h w"], path: Path) -> None:
+    """Write values in [0, 1] as a grey picture."""
+    write_picture((255 * values).round().byte().cpu().numpy(), path)
 
 
 def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:

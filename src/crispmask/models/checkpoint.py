@@ -115,8 +115,12 @@ class Pretrained(ModelHubMixin):
         state = {k: v.detach().cpu().contiguous() for k, v in _module(self).state_dict().items()}
         save_file(state, temporary, metadata={"format": "pt"})
         temporary.replace(save_directory / "model.safetensors")
+        self.save_config(save_directory)
+
+    def save_config(self, folder: Path) -> None:
+        """Write ``config.json`` alone, whose change leaves the weights as they are."""
         config = {"model": type(self).__name__, **dataclasses.asdict(self.config)}
-        write_atomic(save_directory / "config.json", json.dumps(config, indent=2) + "\n")
+        write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def _load_folder(cls, folder: Path) -> Self:

@@ -1,6 +1,6 @@
 """How far a refinement depends on its noise: over seeds, and from call to call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crispmask.errors import InputError
 from crispmask.models.probabilities import entropy
-from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner import MaskRefiner, RefinerOutput
 from crispmask.shapes import Mask, Probs
 
 
@@ -50,6 +50,7 @@ def refine_ensemble(
     ensemble_size: int,
     num_inference_steps: int = 1,
     seed: int = 0,
+    gate: float | None = None,
     names: list[str] | None = None,
 ) -> EnsembleOutput:
     """Refined masks averaged over several seeds, and how far the seeds disagree.
@@ -61,6 +62,7 @@ def refine_ensemble(
         ensemble_size: how many seeds: ``seed``, ``seed + 1`` and so on.
         num_inference_steps: calls of the network for each seed.
         seed: the first one.
+        gate: share of the base in the answers; the model's own by default, 0 is off.
         names: one for each image of the batch; their position by default.
 
     Raises:
@@ -69,18 +71,30 @@ def refine_ensemble(
     if ensemble_size < 1:
         raise InputError(f"ensemble_size must be at least 1, got {ensemble_size}.")
 
-    def refine(member: int) -> tuple[Probs, Tensor, int]:
-        out = refiner(
-            image, base, num_inference_steps=num_inference_steps, seed=seed + member, names=names
+    def refine(seed: int) -> RefinerOutput:
+        out: RefinerOutput = refiner(
+            image,
+            base,
+            num_inference_steps=num_inference_steps,
+            seed=seed,
+            gate=gate,
+            names=names,
         )
-        return out.probs, out.uncertainty, out.num_calls
+        return out
 
-    total, doubt, calls = refine(0)  # b k h w, b h w
-    for member in range(1, ensemble_size):
-        probs, uncertainty, more = refine(member)
-        total, doubt, calls = total + probs, doubt + uncertainty, calls + more
-    mean = total / ensemble_size
-    disagreement = (entropy(mean) - doubt / ensemble_size).clamp(0, 1)
+    return over_seeds(refine, range(seed, seed + ensemble_size))
+
+
+def over_seeds(refine: Callable[[int], RefinerOutput], seeds: Sequence[int]) -> EnsembleOutput:
+    """`refine_ensemble` with any way to refine an image by a seed, in windows for instance."""
+    first, *others = seeds
+    out = refine(first)
+    total, doubt, calls = out.probs, out.uncertainty, out.num_calls  # b k h w, b h w
+    for seed in others:
+        out = refine(seed)
+        total, doubt, calls = total + out.probs, doubt + out.uncertainty, calls + out.num_calls
+    mean = total / len(seeds)
+    disagreement = (entropy(mean) - doubt / len(seeds)).clamp(0, 1)
     return EnsembleOutput(probs=mean, disagreement=disagreement, num_calls=calls)
 
 

@@ -24,7 +24,7 @@ from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
-from crispmask.models.probabilities import entropy, log_smoothed, smooth
+from crispmask.models.probabilities import entropy, gated, log_smoothed, smooth
 from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.layers import standardized_once
@@ -73,7 +73,7 @@ class RefinerOutput:
 
     Attributes:
         probs: class probabilities at the size of the image, b k h w.
-        trace: labels at the size of the state after each call, if asked for.
+        trace: labels at the size of the state after each call, before any gate, if asked for.
         num_calls: how often the network was called.
     """
 
@@ -197,6 +197,7 @@ class MaskRefiner(nn.Module, Pretrained):
         start: Literal["noise", "base"] = "noise",
         average_last: int = 1,
         seed: int = 0,
+        gate: float | None = None,
         names: list[str] | None = None,
         keep_trace: bool = False,
     ) -> RefinerOutput:
@@ -212,6 +213,7 @@ class MaskRefiner(nn.Module, Pretrained):
             start: begin with pure noise or with the base's labels, noised.
             average_last: calls at the end whose probabilities are averaged.
             seed: seeds each image's noise, together with its name.
+            gate: share of the base in the answer; the model's own by default, 0 is off.
             names: one for each image of the batch; their position by default.
             keep_trace: also return the labels after each call.
 
@@ -225,20 +227,21 @@ class MaskRefiner(nn.Module, Pretrained):
             start=start,
             average_last=average_last,
             seed=seed,
+            gate=gate,
         )
         pixels, given = self.inputs(image, base)
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         with self.inferring():
-            padded, seen = self.pad(pixels, given)
+            padded, seen = self.pad(pixels, self.visible(given))
             bound = self.bind(padded, seen, guidance_scale=guidance_scale)
             x_start = self.start(seen, bound.log_base, sampling, generators)
             result = self.sample(
                 bound.denoise, x_start, sampling, generators, keep_trace=keep_trace
             )
         return RefinerOutput(
-            probs=self.answer_probs(self.change(result.logits, bound.log_base), given.probs),
+            probs=self.answer(result.logits, bound.log_base, given, gate=gate),
             trace=result.trace,
             num_calls=result.num_calls,
         )
@@ -251,7 +254,7 @@ class MaskRefiner(nn.Module, Pretrained):
         """
         device = next(self.parameters()).device
         pixels = as_image(image).to(device)
-        given = self.visible(as_base_output(base, num_classes=len(self.config.class_names)))
+        given = as_base_output(base, num_classes=len(self.config.class_names))
         given = BaseOutput(
             probs=given.probs.to(device).float(),
             features=None if given.features is None else given.features.to(device),
@@ -350,6 +353,25 @@ class MaskRefiner(nn.Module, Pretrained):
         if void is None:
             return logits
         return logits.index_fill(1, torch.tensor([void], device=logits.device), NEVER)
+
+    def answer(
+        self,
+        logits: Float[Tensor, "b n s_h s_w"],
+        log_base: Float[Tensor, "b _ s_h s_w"],
+        base: BaseOutput,
+        *,
+        gate: float | None,
+    ) -> Probs:
+        """Probabilities at the size of the image, behind the gate, b k h w.
+
+        Args:
+            logits: what `sample` gave, at the size of the state.
+            log_base: the base's log-probabilities there.
+            base: what the base gave for the image.
+            gate: share of the base; None is the model's own.
+        """
+        refined = self.answer_probs(self.change(logits, log_base), self.visible(base).probs)
+        return gated(refined, base.probs, self.config.gate if gate is None else gate)
 
     def answer_logits(
         self,

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from crispmask.diffusion.schedules import SCHEDULES
 from crispmask.errors import InputError
+from crispmask.models.probabilities import check_gate
 from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
 
@@ -24,7 +25,7 @@ ProcessName = Literal["uniform", "absorbing", "mixed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a chain of calls is run.
+    """How a chain of calls is run, and what is made of its answer.
 
     Attributes:
         num_inference_steps: calls of the network, exactly.
@@ -34,6 +35,8 @@ class Sampling:
             N / (N + 1), in place of the first prediction.
         average_last: calls at the end whose probabilities are averaged.
         seed: seeds each image's noise, together with its name.
+        gate: share of the base in the answer, 0 (off) to 1 (the base as it is); by default the
+            one that the model was calibrated to.
     """
 
     num_inference_steps: int = 1
@@ -42,10 +45,13 @@ class Sampling:
     start: Literal["noise", "base"] = "noise"
     average_last: int = 1
     seed: int = 0
+    gate: float | None = None
 
     def __post_init__(self) -> None:
         if self.start not in ("noise", "base"):
             raise InputError(f"start must be noise or base, got {self.start!r}.")
+        if self.gate is not None:
+            check_gate(self.gate)
 
 
 def start_time(sampling: Sampling) -> float:
@@ -71,6 +77,10 @@ class RefinerConfig:
             needs some.
         temperature: divides the logits of the answer; fitted on held-out images, it makes the
             probabilities honest and changes no label (Guo et al. 2017).
+        gate: share of the base in the answer, after the temperature; 0 is off, 1 keeps the base
+            as it is. `crispmask.evaluate.calibrate` finds the least that does no harm.
+        label_threshold: probability from which a class belongs to a pixel's label set, fitted by
+            `crispmask.evaluate.calibrate` to a promised coverage.
         codec: the noisy mask is one of codes, made by a learned codec, instead of labels.
         void_class: class that stands for unknown pixels in the noisy mask and is never answered,
             in models that were trained with one.
@@ -86,6 +96,8 @@ class RefinerConfig:
     feature_channels: int = 0
     condition_dropout: float = 0.0
     temperature: float = 1.0
+    gate: float = 0.0
+    label_threshold: float | None = None
     codec: MaskCodecConfig | None = None
     void_class: int | None = None
 
@@ -137,6 +149,9 @@ class RefinerConfig:
             )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        check_gate(self.gate)
+        if self.label_threshold is not None and not 0 <= self.label_threshold <= 1:
+            raise ValueError(f"label_threshold must lie in [0, 1], got {self.label_threshold}.")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
 
