@@ -260,30 +260,30 @@ def test_a_region_that_was_moved_is_told_the_way_back(rows: int, columns: int) -
 
 
 def test_moves_gain_what_they_say() -> None:
-    mask = torch.from_numpy(
-        np.random.default_rng(3).integers(0, 3, (5, 7)).repeat(5, 0).repeat(5, 1)
-    )
-    mask[:6, 20:] = IGNORE
-    bits = torch.randn(3, 25, 35, generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(3)
+    mask = torch.from_numpy(rng.integers(0, 3, (3, 4)).repeat(5, 0).repeat(5, 1))
+    mask[:6, 12:] = IGNORE
+    bits = torch.randn(3, 15, 20, generator=torch.Generator().manual_seed(1))
+    own = bits.gather(0, mask.clamp(max=2)[None])[0]
     found = regions_of(mask)
     for number, move in enumerate(best_moves(bits, mask, found, range(len(found)))):
         label, inside = int(found.labels[number]), found.index == number
-        best = 0.0
+        win = (bits[label] - own).where(mask != IGNORE, 0)
+        lose = torch.stack([bits[k] for k in range(3) if k != label]).amax(0) - bits[label]
+        best = {(0, 0): 0.0}
         for rows in range(-REACH, REACH + 1):
             for columns in range(-REACH, REACH + 1):
-                total, count = 0.0, 0
-                there = {(y + rows, x + columns) for y, x in inside.nonzero().tolist()}
-                for y, x in there:
-                    if 0 <= y < 25 and 0 <= x < 35 and mask[y, x] not in (label, IGNORE):
-                        total += float(bits[label, y, x] - bits[mask[y, x], y, x])
-                        count += 1
-                for y, x in set(map(tuple, inside.nonzero().tolist())) - there:
-                    others = [float(bits[k, y, x]) for k in range(3) if k != label]
-                    total += max(others) - float(bits[label, y, x])
-                    count += 1
-                best = max(best, total / math.sqrt(count) if count else 0.0)
-        assert move.score == pytest.approx(best, abs=1e-3)
-        assert gain(bits, mask, move.labels) == pytest.approx(best, abs=1e-3)
+                wide = torch.zeros(35, 40, dtype=torch.bool)
+                wide[REACH + rows :, REACH + columns :][:15, :20] = inside
+                there = wide[REACH : REACH + 15, REACH : REACH + 20]
+                overlap = int((there & inside).sum())
+                if overlap < int(inside.sum()):
+                    total = win[there & ~inside].sum() + lose[inside & ~there].sum()
+                    apart = 2 * (int(inside.sum()) - overlap)
+                    best[rows, columns] = float(total) / math.sqrt(apart)
+        assert move.score == pytest.approx(max(best.values()), abs=1e-3)
+        assert best[move.rows, move.columns] == pytest.approx(move.score, abs=1e-3)
+        assert gain(bits, mask, move) == pytest.approx(move.score, abs=1e-3)
 
 
 def test_large_maps_are_moved_by_cells() -> None:

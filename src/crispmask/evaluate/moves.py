@@ -25,13 +25,14 @@ class Move:
     Attributes:
         rows: pixels downward.
         columns: pixels to the right.
-        score: bits that it gains, over the root of the number of pixels whose label it changes;
-            0 and no move if nothing gains.
+        pixels: number of pixels that lie in only one of the two places.
+        score: bits that it gains, over the root of ``pixels``; 0 and no move if nothing gains.
         labels: the label map after it, one pixel of each cell.
     """
 
     rows: int
     columns: int
+    pixels: int
     score: float
     labels: Int64[Tensor, "gh gw"]
 
@@ -49,7 +50,9 @@ def best_moves(
     If a region R of label y belongs at R + d, then the labels of R + d without R are wrong, which
     should be y, and so are those of R without R + d, which should be whatever is likeliest there.
     That gains ``sum over R + d of (z(y) - z(label)) + sum over R \\ (R + d) of (max over k of z(k)
-    - z(y))`` bits. Both sums are correlations with R, which are found for all d at once.
+    - z(y))`` bits. Both sums are correlations with R, which are found for all d at once. Pixels of
+    R + d that have label y already gain nothing but count in `Move.pixels`: a move onto them would
+    only be another name for giving R other labels.
 
     Args:
         bits: log2 of how likely each label is, up to a term that all share.
@@ -76,14 +79,10 @@ def best_moves(
         other[label] = -math.inf
         win = (here[label] - own[window]).where(outside, 0)
         lose = (other.amax(0) - here[label]).where(region, 0)
-        gains, changed = (
-            _correlations(values, region.float()) + start
-            for values, start in (
-                (win - lose, lose.sum()),
-                (outside.float() - region.float(), region.sum()),
-            )
-        )
-        scores = (gains / changed.clamp(min=1).sqrt()).where(changed > 0.5, 0) * step
+        inner = region.float()
+        gains = _correlations(win - lose, inner) + lose.sum()
+        pixels = 2 * (inner.sum() - _correlations(inner, inner))
+        scores = (gains / pixels.clamp(min=1).sqrt()).where(pixels > 0.5, 0) * step
         place = int(scores.argmax())
         score = scores.flatten()[place].item()
         dy, dx = place // (2 * REACH + 1) - REACH, place % (2 * REACH + 1) - REACH
@@ -93,19 +92,20 @@ def best_moves(
         others = bits.clone()
         others[label] = -math.inf
         after = mask.where(~inside | there, others.argmax(0)).where(~there | ~known, label)
-        moves.append(Move(rows=dy * step, columns=dx * step, score=score, labels=after))
+        count = round(pixels.flatten()[place].item()) * step**2
+        moves.append(
+            Move(rows=dy * step, columns=dx * step, pixels=count, score=score, labels=after)
+        )
     return moves
 
 
-def gain(
-    bits: Float[Tensor, "k h w"], mask: Int64[Tensor, "h w"], after: Int64[Tensor, "gh gw"]
-) -> float:
-    """What a correction gains in bits, over the root of the number of pixels that it changes."""
+def gain(bits: Float[Tensor, "k h w"], mask: Int64[Tensor, "h w"], move: Move) -> float:
+    """What a move gains in bits, over the root of the number of pixels."""
     step = cell_size(*mask.shape)
     bits, before = bits[:, ::step, ::step], mask[::step, ::step]
-    changed = after != before
-    new, old = (bits[:, changed].gather(0, x[changed][None]).sum() for x in (after, before))
-    return float((new - old) * step / changed.sum().clamp(min=1).sqrt())
+    changed = move.labels != before
+    new, old = (bits[:, changed].gather(0, x[changed][None]).sum() for x in (move.labels, before))
+    return float(new - old) * step**2 / math.sqrt(max(1, move.pixels))
 
 
 def _correlations(

@@ -168,7 +168,7 @@ def suspects_of(
         stays = scores[i] >= move.score
         share = {judge: float(gained[i, k]) for judge, gained in shares.items()}
         if not stays:
-            share = {judge: gain(bits, sample.mask, move.labels) for judge, bits in read.items()}
+            share = {judge: gain(bits, sample.mask, move) for judge, bits in read.items()}
         suspects.append(
             Suspect(
                 image=sample.name,
