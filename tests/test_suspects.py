@@ -21,7 +21,7 @@ from crispmask.cli.suspects import common_names
 from crispmask.data.regions import regions_of, turns
 from crispmask.data.sample import Sample, write_mask
 from crispmask.errors import InputError
-from crispmask.evaluate.moves import REACH, best_moves, cell_size, gain
+from crispmask.evaluate.moves import POWER, REACH, best_moves, cell_size, share_of_gain
 from crispmask.evaluate.suspects import (
     Evidence,
     Judges,
@@ -185,10 +185,10 @@ def test_a_score_is_the_sum_of_its_parts() -> None:
             relabelled += 1
             mean = means[regions.find(suspect.label, suspect.area, suspect.box)]
             others = [mean[k] for k in range(3) if k != suspect.label]
-            gained = float(max(others) - mean[suspect.label]) * math.sqrt(suspect.area)
+            gained = float(max(others) - mean[suspect.label]) * suspect.area**POWER
             assert suspect.score == pytest.approx(gained, abs=1e-3)
             habit = float(offsets[suspect.suggestion] - offsets[suspect.label])
-            parts = suspect.base + suspect.prior + habit * math.sqrt(suspect.area)
+            parts = suspect.base + suspect.prior + habit * suspect.area**POWER
             assert parts == pytest.approx(suspect.score, abs=1e-3)
     assert relabelled
 
@@ -276,14 +276,14 @@ def test_moves_gain_what_they_say() -> None:
                 wide = torch.zeros(35, 40, dtype=torch.bool)
                 wide[REACH + rows :, REACH + columns :][:15, :20] = inside
                 there = wide[REACH : REACH + 15, REACH : REACH + 20]
-                overlap = int((there & inside).sum())
-                if overlap < int(inside.sum()):
-                    total = win[there & ~inside].sum() + lose[inside & ~there].sum()
-                    apart = 2 * (int(inside.sum()) - overlap)
-                    best[rows, columns] = float(total) / math.sqrt(apart)
-        assert move.score == pytest.approx(max(best.values()), abs=1e-3)
-        assert best[move.rows, move.columns] == pytest.approx(move.score, abs=1e-3)
-        assert gain(bits, mask, move) == pytest.approx(move.score, abs=1e-3)
+                count = int((inside & ~there).sum())
+                if count:
+                    less = min(win[there & ~inside].sum(), lose[inside & ~there].sum())
+                    best[rows, columns] = float(less) / count * count**POWER
+        score = move.gain * move.pixels**POWER
+        assert score == pytest.approx(max(best.values()), abs=1e-3)
+        assert best[move.rows, move.columns] == pytest.approx(score, abs=1e-3)
+        assert share_of_gain(bits, mask, move) == pytest.approx(move.gain, abs=1e-3)
 
 
 def test_large_maps_are_moved_by_cells() -> None:

@@ -14,6 +14,13 @@ from crispmask.shapes import IGNORE
 GRID = 240
 """Cells along the longer side at which moves are tried; details below a cell are not seen."""
 
+POWER = 0.25
+"""Of the number of wrong pixels, by which evidence per pixel counts more.
+
+Of n pixels whose errors are independent the evidence grows with n, of n pixels that are right or
+wrong together not at all; neighbours are closer to the second.
+"""
+
 REACH = 10
 """Cells by which a region is moved at most, each way: a 24th of the longer side."""
 
@@ -25,16 +32,19 @@ class Move:
     Attributes:
         rows: pixels downward.
         columns: pixels to the right.
-        pixels: number of pixels that lie in only one of the two places.
-        score: bits that it gains, over the root of ``pixels``; 0 and no move if nothing gains.
+        pixels: pixels that it frees, which are as many as those that it takes.
+        gain: bits that it gains per pixel, on the side where it gains less; 0 if there is no move
+            that gains on both.
         labels: the label map after it, one pixel of each cell.
+        side: where it gains less: the cells that it frees or those that it takes.
     """
 
     rows: int
     columns: int
     pixels: int
-    score: float
+    gain: float
     labels: Int64[Tensor, "gh gw"]
+    side: Bool[Tensor, "gh gw"]
 
 
 def cell_size(height: int, width: int) -> int:
@@ -48,11 +58,15 @@ def best_moves(
     """The best move of each of these regions.
 
     If a region R of label y belongs at R + d, then the labels of R + d without R are wrong, which
-    should be y, and so are those of R without R + d, which should be whatever is likeliest there.
-    That gains ``sum over R + d of (z(y) - z(label)) + sum over R \\ (R + d) of (max over k of z(k)
-    - z(y))`` bits. Both sums are correlations with R, which are found for all d at once. Pixels of
-    R + d that have label y already gain nothing but count in `Move.pixels`: a move onto them would
-    only be another name for giving R other labels.
+    should be y, and so are those of R without R + d, which should be whatever is likeliest there:
+
+        taken = sum over (R + d) \\ R of z(y) - z(label)
+        freed = sum over R \\ (R + d) of max over k of z(k) - z(y)
+
+    The judges must agree with both: a segmenter that misses a part of a region, or sees more of its
+    class beside it, agrees with one. So the move is sought that has the largest ``min(taken, freed)
+    / n * n^POWER``, where n counts the pixels of R outside R + d. All three are correlations with
+    R, which are found for all d at once.
 
     Args:
         bits: log2 of how likely each label is, up to a term that all share.
@@ -80,32 +94,38 @@ def best_moves(
         win = (here[label] - own[window]).where(outside, 0)
         lose = (other.amax(0) - here[label]).where(region, 0)
         inner = region.float()
-        gains = _correlations(win - lose, inner) + lose.sum()
-        pixels = 2 * (inner.sum() - _correlations(inner, inner))
-        scores = (gains / pixels.clamp(min=1).sqrt()).where(pixels > 0.5, 0) * step
-        place = int(scores.argmax())
-        score = scores.flatten()[place].item()
+        taken = _correlations(win, inner)
+        freed = lose.sum() - _correlations(lose, inner)
+        cells = inner.sum() - _correlations(inner, inner)
+        gains = (torch.minimum(taken, freed) / cells.clamp(min=1)).where(cells > 0.5, 0)
+        place = int((gains * cells.clamp(min=0) ** POWER).argmax())
+        best = gains.flatten()[place].item()
         dy, dx = place // (2 * REACH + 1) - REACH, place % (2 * REACH + 1) - REACH
-        if not score > 0:  # not a number if there is a single class
-            score, dy, dx = 0.0, 0, 0
+        if not best > 0:  # not a number if there is a single class
+            best, dy, dx = 0.0, 0, 0
         there = _shifted(inside, dy, dx)
+        gets, loses = there & known & (mask != label), inside & ~there
         others = bits.clone()
         others[label] = -math.inf
-        after = mask.where(~inside | there, others.argmax(0)).where(~there | ~known, label)
-        count = round(pixels.flatten()[place].item()) * step**2
         moves.append(
-            Move(rows=dy * step, columns=dx * step, pixels=count, score=score, labels=after)
+            Move(
+                rows=dy * step,
+                columns=dx * step,
+                pixels=round(cells.flatten()[place].item()) * step**2,
+                gain=best,
+                labels=mask.where(~loses, others.argmax(0)).where(~gets, label),
+                side=gets if taken.flatten()[place] < freed.flatten()[place] else loses,
+            )
         )
     return moves
 
 
-def gain(bits: Float[Tensor, "k h w"], mask: Int64[Tensor, "h w"], move: Move) -> float:
-    """What a move gains in bits, over the root of the number of pixels."""
+def share_of_gain(bits: Float[Tensor, "k h w"], mask: Int64[Tensor, "h w"], move: Move) -> float:
+    """What one judge's bits give to `Move.gain`."""
     step = cell_size(*mask.shape)
-    bits, before = bits[:, ::step, ::step], mask[::step, ::step]
-    changed = move.labels != before
-    new, old = (bits[:, changed].gather(0, x[changed][None]).sum() for x in (move.labels, before))
-    return float(new - old) * step**2 / math.sqrt(max(1, move.pixels))
+    bits, before = bits[:, ::step, ::step][:, move.side], mask[::step, ::step][move.side]
+    new, old = (bits.gather(0, x[None]).sum() for x in (move.labels[move.side], before))
+    return float(new - old) * step**2 / max(1, move.pixels)
 
 
 def _correlations(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from crispmask.data.regions import Box, regions_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
-from crispmask.evaluate.moves import best_moves, gain
+from crispmask.evaluate.moves import POWER, best_moves, share_of_gain
 from crispmask.models.prior import MaskPrior
 from crispmask.models.probabilities import log_smoothed
 from crispmask.models.segmenters import Segmenter, flip_average
@@ -142,20 +142,18 @@ def suspects_of(
     """The connected regions with at least ``min_area`` pixels and how doubtful each is.
 
     With ``z = sum_j l_j A_j + c``, where ``l_j`` is the opinion of judge j, a region's score is the
-    gain of the best single correction, in bits per pixel and times the root of the number of pixels
-    that it changes: another class for the whole region, which gains the mean of ``max over k of
-    z(k) - z(label)``, or another place, see `best_moves`. The root stands between two wrong
-    extremes: of n pixels with independent errors the evidence would grow with n, of n pixels that
-    are right or wrong together not at all.
+    gain of its best single correction in bits per pixel, times ``n^POWER`` where n is the number of
+    wrong pixels. The correction is another class for the whole region, which gains the mean of
+    ``max over k of z(k) - z(label)``, or another place, see `best_moves`.
     """
     found = regions_of(sample.mask)
     weights = found.depth() ** 2
     numbers = (found.areas >= min_area).nonzero()[:, 0]
-    own, roots = found.labels[numbers][:, None], found.areas[numbers].sqrt()[:, None]
+    own, sizes = found.labels[numbers][:, None], found.areas[numbers][:, None] ** POWER
 
     def gains(bits: Float[Tensor, "k h w"]) -> Float[Tensor, "n k"]:
         means = found.means(bits, weights)[numbers]
-        return (means - means.gather(1, own)) * roots
+        return (means - means.gather(1, own)) * sizes
 
     total = trust.total(opinions)
     read = trust.read(opinions)
@@ -165,10 +163,11 @@ def suspects_of(
     suspects = []
     for i, number in enumerate(numbers.tolist()):
         move, k = moves[i], int(classes[i])
-        stays = scores[i] >= move.score
+        size = move.pixels**POWER
+        stays = float(scores[i]) >= move.gain * size
         share = {judge: float(gained[i, k]) for judge, gained in shares.items()}
         if not stays:
-            share = {judge: gain(bits, sample.mask, move) for judge, bits in read.items()}
+            share = {j: size * share_of_gain(bits, sample.mask, move) for j, bits in read.items()}
         suspects.append(
             Suspect(
                 image=sample.name,
@@ -177,7 +176,7 @@ def suspects_of(
                 move=None if stays else (move.rows, move.columns),
                 area=int(found.areas[number]),
                 box=found.boxes[number],
-                score=max(float(scores[i]), move.score),
+                score=max(float(scores[i]), move.gain * size),
                 base=share.get("base"),
                 prior=share.get("prior"),
             )

@@ -35,7 +35,8 @@ class Suspect:
         move: how many pixels down and to the right, in this case.
         area: number of pixels.
         box: top, left, bottom and right; the last two are outside.
-        score: gain of that correction in bits, over the root of the number of pixels it changes.
+        score: what that correction gains in bits per wrong pixel, times the fourth root of their
+            number.
         base: what the segmenter adds to it, which saw the image; None if there is none.
         prior: what the prior adds to it, which saw the other labels; None if there is none. The
             rest of the score is how much more often the new labels are given where they are likely.
