@@ -56,7 +56,7 @@ class Suspect:
         """The class that it rather is, or where it rather belongs, in words."""
         if self.move is None:
             return "?" if self.suggestion is None else class_names[self.suggestion]
-        (rows, columns) = self.move
+        rows, columns = self.move
         down = f"{abs(rows)} {'up' if rows < 0 else 'down'}" if rows else ""
         right = f"{abs(columns)} {'left' if columns < 0 else 'right'}" if columns else ""
         return ", ".join(filter(None, (down, right)))
