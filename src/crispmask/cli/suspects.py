@@ -19,12 +19,16 @@ from crispmask.evaluate.suspects import (
     evidence_of,
     fit_trust,
     picture_of,
-    rank_suspects,
+    ranked,
+    suspects_of,
 )
 from crispmask.models.prior import MaskPrior
 from crispmask.models.segmenters import FPNSegmenter
 from crispmask.provenance import provenance
 from crispmask.report.suspects import SuspectReport
+
+FITTED = 200
+"""Images, spread over the data set, from which it is learned how to read the judges."""
 
 PICTURES = 50
 """Suspects that are shown; the others are in the JSON file."""
@@ -82,11 +86,16 @@ def suspects(args: SuspectsArguments) -> int:
     console = Console(stderr=True)
     quiet = not console.is_terminal
     evidence = []
-    for i in track(range(len(data)), "looking", console=console, disable=quiet):
+    first = range(0, len(data), -(-len(data) // FITTED))
+    for i in track(first, "learning to read the judges", console=console, disable=quiet):
         sample = data[i]
         evidence.append(evidence_of(sample, judges.opinions(sample), min_area=args.min_area))
     trust = fit_trust(evidence)
-    found = rank_suspects(evidence, trust)
+    unsorted = []
+    for i in track(range(len(data)), "looking", console=console, disable=quiet):
+        sample = data[i]
+        unsorted += suspects_of(sample, judges.opinions(sample), trust, min_area=args.min_area)
+    found = ranked(unsorted)
     doubted = [suspect for suspect in found if suspect.score > 0]
     number = {name: i for i, name in enumerate(data.names)}
     pictures = []
@@ -141,13 +150,13 @@ def common_names(sources: dict[str, tuple[str, ...] | None]) -> tuple[str, ...]:
 
 
 def _table(report: SuspectReport) -> Table:
-    table = Table("image", "row", "column", "pixels", "labelled", "rather", "bits", box=None)
+    table = Table("image", "row", "column", "pixels", "labelled", "rather", "score", box=None)
     for suspect in report.suspects[:10]:
         table.add_row(
             suspect.image,
             *map(str, (suspect.box[0], suspect.box[1], suspect.area)),
             report.class_names[suspect.label],
-            report.class_names[suspect.suggestion],
+            suspect.correction(report.class_names),
             f"{suspect.score:.1f}",
         )
     return table

@@ -1,7 +1,7 @@
 """Which labels of a data set are doubted by a segmenter and by a prior over masks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from crispmask.data.regions import Box, regions_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
+from crispmask.evaluate.moves import POWER, best_moves, share_of_gain
 from crispmask.models.prior import MaskPrior
 from crispmask.models.probabilities import log_smoothed
-from crispmask.models.segmenters import Segmenter
+from crispmask.models.segmenters import Segmenter, flip_average
 from crispmask.report.suspects import Suspect, SuspectPicture
 from crispmask.shapes import Probs
 
@@ -27,7 +28,7 @@ class Judges:
     """Who doubts.
 
     Attributes:
-        base: a segmenter, which looks at the image.
+        base: a segmenter, which looks at the image and at its mirror image.
         prior: a prior over masks, which looks at the other labels.
         seed: of the prior's noise.
 
@@ -47,7 +48,7 @@ class Judges:
         """What they say of an image; no probability is 0, so that none outweighs all others."""
         opinions = {}
         if self.base is not None:
-            opinions["base"] = _bits(self.base(sample.image[None]).probs)
+            opinions["base"] = _bits(flip_average(self.base, sample.image[None]).probs)
         if self.prior is not None:
             log_probs = self.prior.log_probs(sample.mask[None], seed=self.seed, names=[sample.name])
             opinions["prior"] = _bits(log_probs.softmax(1))
@@ -59,18 +60,12 @@ class Evidence:
     """The regions of one label map and what each judge says of them.
 
     Attributes:
-        image: name of the file, without ending.
         labels: class of each region.
-        areas: pixels of each region.
-        boxes: the box around each region.
         means: for each judge, the means of its `Opinions` over each region. A pixel weighs by the
             square of its distance from the border, where labels and judges are vague.
     """
 
-    image: str
     labels: Int64[Tensor, "n"]
-    areas: Int64[Tensor, "n"]
-    boxes: tuple[Box, ...]
     means: Mapping[str, Float[Tensor, "n k"]]
 
 
@@ -87,10 +82,16 @@ class Trust:
     maps: Mapping[str, Float[Tensor, "k k2"]]
     offsets: Float[Tensor, "k"]
 
+    def read(self, opinions: Opinions) -> Opinions:
+        """What each judge's opinion tells of each label, in bits."""
+        return {
+            judge: torch.einsum("chw,ck->khw", bits, self.maps[judge])
+            for judge, bits in opinions.items()
+        }
+
     def total(self, opinions: Opinions) -> Float[Tensor, "k h w"]:
         """Log2 of how likely each label is at each pixel, up to a term that all share."""
-        read = [torch.einsum("chw,ck->khw", bits, self.maps[j]) for j, bits in opinions.items()]
-        return torch.stack(read).sum(0) + self.offsets[:, None, None]
+        return torch.stack(list(self.read(opinions).values())).sum(0) + self.offsets[:, None, None]
 
 
 def evidence_of(sample: Sample, opinions: Opinions, *, min_area: int) -> Evidence:
@@ -98,10 +99,7 @@ def evidence_of(sample: Sample, opinions: Opinions, *, min_area: int) -> Evidenc
     found = regions_of(sample.mask)
     large, weights = found.areas >= min_area, found.depth() ** 2
     return Evidence(
-        image=sample.name,
         labels=found.labels[large],
-        areas=found.areas[large],
-        boxes=tuple(box for box, keep in zip(found.boxes, large, strict=True) if keep),
         means={judge: found.means(bits, weights)[large] for judge, bits in opinions.items()},
     )
 
@@ -138,37 +136,57 @@ def fit_trust(evidence: Sequence[Evidence]) -> Trust:
     return Trust(maps=read, offsets=offsets.detach().float() / math.log(2))
 
 
-def rank_suspects(evidence: Sequence[Evidence], trust: Trust) -> list[Suspect]:
-    """All regions, the most doubtful first.
+def suspects_of(
+    sample: Sample, opinions: Opinions, trust: Trust, *, min_area: int
+) -> list[Suspect]:
+    """The connected regions with at least ``min_area`` pixels and how doubtful each is.
 
-    A region's score is ``max over k of z(k) - z(label)`` with ``z = sum_j l_j A_j + c``, where
-    ``l_j`` is the mean of judge j's log2-probabilities over the region. It is positive where
-    another class is likelier than the label.
+    With ``z = sum_j l_j A_j + c``, where ``l_j`` is the opinion of judge j, a region's score is the
+    gain of its best single correction in bits per pixel, times ``n^POWER`` where n is the number of
+    wrong pixels. The correction is another class for the whole region, which gains the mean of
+    ``max over k of z(k) - z(label)``, or another place, see `best_moves`.
     """
-    found: list[Suspect] = []
-    for part in evidence:
-        own = part.labels[:, None]
-        shares = {}  # n k, against the label
-        for judge, means in part.means.items():
-            read = means @ trust.maps[judge]
-            shares[judge] = read - read.gather(1, own)
-        total = torch.stack(list(shares.values())).sum(0) + trust.offsets - trust.offsets[own]
-        total.scatter_(1, own, -math.inf)  # the label is no suggestion
-        scores, suggestions = total.max(1)
-        found += [
+    found = regions_of(sample.mask)
+    weights = found.depth() ** 2
+    numbers = (found.areas >= min_area).nonzero()[:, 0]
+    own, sizes = found.labels[numbers][:, None], found.areas[numbers][:, None] ** POWER
+
+    def gains(bits: Float[Tensor, "k h w"]) -> Float[Tensor, "n k"]:
+        means = found.means(bits, weights)[numbers]
+        return (means - means.gather(1, own)) * sizes
+
+    total = trust.total(opinions)
+    read = trust.read(opinions)
+    scores, classes = gains(total).scatter(1, own, -math.inf).max(1)
+    shares = {judge: gains(bits) for judge, bits in read.items()}
+    moves = best_moves(total, sample.mask, found, numbers.tolist())
+    suspects = []
+    for i, number in enumerate(numbers.tolist()):
+        move, k = moves[i], int(classes[i])
+        size = move.pixels**POWER
+        stays = float(scores[i]) >= move.gain * size
+        share = {judge: float(gained[i, k]) for judge, gained in shares.items()}
+        if not stays:
+            share = {j: size * share_of_gain(bits, sample.mask, move) for j, bits in read.items()}
+        suspects.append(
             Suspect(
-                image=part.image,
-                label=int(part.labels[i]),
-                suggestion=int(k),
-                area=int(part.areas[i]),
-                box=part.boxes[i],
-                score=scores[i].item(),
-                base=shares["base"][i, k].item() if "base" in shares else None,
-                prior=shares["prior"][i, k].item() if "prior" in shares else None,
+                image=sample.name,
+                label=int(own[i]),
+                suggestion=k if stays else None,
+                move=None if stays else (move.rows, move.columns),
+                area=int(found.areas[number]),
+                box=found.boxes[number],
+                score=max(float(scores[i]), move.gain * size),
+                base=share.get("base"),
+                prior=share.get("prior"),
             )
-            for i, k in enumerate(suggestions)
-        ]
-    return sorted(found, key=lambda s: (-s.score, s.image, s.box))
+        )
+    return suspects
+
+
+def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """The most doubtful first."""
+    return sorted(suspects, key=lambda s: (-s.score, s.image, s.box))
 
 
 def picture_of(

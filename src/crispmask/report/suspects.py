@@ -1,7 +1,7 @@
 """Regions whose label may be wrong, as JSON and as one HTML file that needs nothing else."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,23 +30,36 @@ class Suspect:
     Attributes:
         image: name of the file, without ending.
         label: class that the map gives it.
-        suggestion: the other class that the evidence favours most.
+        suggestion: the other class that the evidence favours most; None if the region rather
+            belongs somewhere else.
+        move: how many pixels down and to the right, in this case.
         area: number of pixels.
         box: top, left, bottom and right; the last two are outside.
-        score: mean over the pixels of log2 of how much likelier the suggestion is than the label.
+        score: what that correction gains in bits per wrong pixel, times the fourth root of their
+            number.
         base: what the segmenter adds to it, which saw the image; None if there is none.
         prior: what the prior adds to it, which saw the other labels; None if there is none. The
-            rest of the score is how much more often the suggestion is labelled where it is likely.
+            rest of the score is how much more often the new labels are given where they are likely.
     """
 
     image: str
     label: int
-    suggestion: int
+    suggestion: int | None
+    move: tuple[int, int] | None
     area: int
     box: Box
     score: float
     base: float | None
     prior: float | None
+
+    def correction(self, class_names: Sequence[str]) -> str:
+        """The class that it rather is, or where it rather belongs, in words."""
+        if self.move is None:
+            return "?" if self.suggestion is None else class_names[self.suggestion]
+        rows, columns = self.move
+        down = f"{abs(rows)} {'up' if rows < 0 else 'down'}" if rows else ""
+        right = f"{abs(columns)} {'left' if columns < 0 else 'right'}" if columns else ""
+        return ", ".join(filter(None, (down, right)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +98,9 @@ class SuspectReport:
             {"rank": rank, **asdict(suspect)}
             | {
                 "label_name": self.class_names[suspect.label],
-                "suggestion_name": self.class_names[suspect.suggestion],
+                "suggestion_name": None
+                if suspect.suggestion is None
+                else self.class_names[suspect.suggestion],
             }
             for rank, suspect in enumerate(self.suspects, 1)
         ]
