@@ -20,8 +20,10 @@ from crispmask.data.source import open_split
 from crispmask.data.transforms import AugmentConfig, resize_labels
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
+from crispmask.models.bases import load_base
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
+from crispmask.models.segformer import SegformerBase
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
@@ -86,6 +88,11 @@ def loop(**changes: Any) -> LoopConfig:
         "ema_decay": 0.5,
     }
     return LoopConfig(**(settings | changes))
+
+
+def segformer_config(data: Path, **changes: Any) -> SegmenterTrainConfig:
+    """SegFormer is small enough as it is."""
+    return replace(segmenter_config(data, **changes), network="segformer")
 
 
 def segmenter_config(data: Path, **changes: Any) -> SegmenterTrainConfig:
@@ -262,14 +269,37 @@ def test_training_goes_on_from_a_segmenter(data: Path, base: Path, tmp_path: Pat
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in parameters)
 
 
+def test_a_segformer_is_trained_and_refined(data: Path, tmp_path: Path) -> None:
+    config = segformer_config(data)
+    trained = train(config, tmp_path / "segformer")
+    model = load_base(trained, class_names=NAMES)
+    assert isinstance(model, SegformerBase)
+    assert model.feature_channels == 8
+    assert f"SegformerBase for {data}" in (trained / "README.md").read_text()
+
+    more = replace(config, init=str(trained), loop=loop(steps=1, learning_rate=1e-9))
+    again = load_base(train(more, tmp_path / "more"), class_names=NAMES)
+    before = dict(model.named_parameters())
+    assert all(torch.allclose(p, before[n], atol=1e-6) for n, p in again.named_parameters())
+
+    behind = train(refiner_config(data, trained), tmp_path / "refiner")
+    refiner = MaskRefiner.from_pretrained(behind)
+    image = torch.rand(1, 3, 40, 33)
+    assert refiner(image, model(image)).probs.shape == (1, 3, 40, 33)
+
+
 # stop and resume
 
 
+@pytest.mark.parametrize("kind", [segmenter_config, segformer_config])
 def test_resumed_segmenter_is_the_same(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Callable[..., SegmenterTrainConfig],
 ) -> None:
     """Also with dropout and batch norm, and a stop that is not at a checkpoint."""
-    config = segmenter_config(data, steps=4, save_every=2, eval_every=3)
+    config = kind(data, steps=4, save_every=2, eval_every=3)
     train(config, tmp_path / "straight")
     stop_and_resume(config, tmp_path / "resumed", stop=3, monkeypatch=monkeypatch)
     assert log(tmp_path / "straight") == log(tmp_path / "resumed")
@@ -385,6 +415,12 @@ def test_a_crop_that_does_not_divide(data: Path, base: Path, tmp_path: Path) -> 
 def test_loops_that_cannot_be(fields: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         loop(**fields)
+
+
+@pytest.mark.parametrize("changes", [{"imagenet": True}, {"scale": 0.5}])
+def test_a_segformer_has_no_imagenet_weights_and_no_scale(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="imagenet=False and scale=1, got"):
+        replace(segformer_config(Path("data")), **changes)
 
 
 @pytest.mark.parametrize("field", ["first_stage", "noise_share", "hard_labels"])

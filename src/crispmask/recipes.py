@@ -33,6 +33,11 @@ def camvid_base() -> SegmenterTrainConfig:
     return replace(config, init="runs/camvid-base-start", loop=loop, dice_weight=1.0)
 
 
+def camvid_segformer() -> SegmenterTrainConfig:
+    """A small SegFormer on CamVid, from random weights: a base of another kind."""
+    return replace(camvid_base_start(), network="segformer", imagenet=False, scale=1.0)
+
+
 def camvid_base_longer() -> SegmenterTrainConfig:
     """`camvid_base` trained on for as many steps as the refiner takes, each of which costs more."""
     config = camvid_base()
@@ -69,6 +74,13 @@ def earth_base() -> SegmenterTrainConfig:
         ),
         augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5), hue=0.01),
     )
+
+
+def earth_segformer() -> SegmenterTrainConfig:
+    """A small SegFormer on Earth tiles, from random weights: a base of another kind."""
+    config = earth_base()
+    loop = replace(config.loop, steps=600, ema_decay=0.99, eval_every=200, save_every=200)
+    return replace(config, network="segformer", imagenet=False, loop=loop)
 
 
 def earth_refiner() -> RefinerTrainConfig:
@@ -227,11 +239,13 @@ def earth_codec() -> CodecTrainConfig:
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
+    "earth-segformer": earth_segformer,
     "earth-refiner": earth_refiner,
     "earth-control": earth_control,
     "camvid-base-start": camvid_base_start,
     "camvid-base": camvid_base,
     "camvid-base-longer": camvid_base_longer,
+    "camvid-segformer": camvid_segformer,
     "camvid-refiner": camvid_refiner,
     "camvid-control": camvid_control,
     "base": own_base,

@@ -21,7 +21,7 @@ from crispmask.evaluate.rows import Row
 from crispmask.models.segmenters import Segmenter
 from crispmask.provenance import provenance
 from crispmask.report.report import Report
-from crispmask.report.results import Example, ImageResult, StateUse
+from crispmask.report.results import Comparison, Example, ImageResult, StateUse
 
 PROBED = 16
 """Images at most on which a refiner's use of its state is measured."""
@@ -67,12 +67,18 @@ def evaluate(
         pictures: images shown: a third each with the best, a median and the worst change.
 
     Raises:
-        InputError: without rows or images, with two rows of one name, or if the base does not
-            fit the data set.
+        InputError: without rows or images, with two rows of one name or one compared with a row
+            that is not there, or if the base does not fit the data set.
     """
     names = [row.name for row in rows]
     if not rows or len(set(names)) < len(names):
         raise InputError(f"evaluation needs rows with different names, got {names}.")
+    for row in rows:
+        if lacking := set(row.compared.values()) - set(names):
+            raise InputError(
+                f'row "{row.name}" is compared with {", ".join(sorted(lacking))}, which is no row; '
+                "add it."
+            )
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if count < 1:
         raise InputError(f"evaluation needs at least one image, got {count} of {len(dataset)}.")
@@ -92,12 +98,19 @@ def evaluate(
     counts = {name: class_counts(meters) for name, meters in measured.meters.items()}
     blocks, about_blocks = _blocks(dataset, indices)
     others = [row.name for row in rows if row is not ours]
+
+    def comparisons(row: Row) -> dict[str, Comparison]:
+        return {
+            part: Comparison(over=over, gain=gain(counts[row.name], counts[over], blocks))
+            for part, over in row.compared.items()
+        }
+
     return Report(
         title=title,
         class_names=tuple(dataset.class_names),
         palette=palette_for(dataset.class_names),
         shares=measured.meters[base.name][0].true_shares(),
-        rows=tuple(row_result(row, measured.meters[row.name]) for row in rows),
+        rows=tuple(row_result(row, measured.meters[row.name], comparisons(row)) for row in rows),
         ours=ours.name,
         gains={name: gain(counts[ours.name], counts[name], blocks) for name in others},
         images=images,

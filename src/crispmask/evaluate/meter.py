@@ -12,7 +12,7 @@ from crispmask.metrics.boundary import BoundaryIoU
 from crispmask.metrics.calibration import CalibrationError
 from crispmask.metrics.confusion import ConfusionMatrix, pair_counts
 from crispmask.metrics.risk_coverage import RiskCoverage
-from crispmask.report.results import Reliability, RiskCurve, RowResult
+from crispmask.report.results import Comparison, Reliability, RiskCurve, RowResult
 from crispmask.shapes import IGNORE, Mask, Probs
 
 
@@ -73,8 +73,8 @@ class Meter:
         return tuple((true / true.sum().clamp(min=1)).tolist())
 
 
-def row_result(row: Row, meters: Sequence[Meter]) -> RowResult:
-    """What the meters of a row, one per seed, have counted."""
+def row_result(row: Row, meters: Sequence[Meter], gains: Mapping[str, Comparison]) -> RowResult:
+    """What the meters of a row, one per seed, have counted, beside its gains over others."""
     scores = [meter.scores() for meter in meters]
     bins, curve = meters[0].calibration.compute(), meters[0].selection.compute()
     total = max(sum(bins.counts), 1)
@@ -90,6 +90,7 @@ def row_result(row: Row, meters: Sequence[Meter]) -> RowResult:
             share=tuple(count / total for count in bins.counts),
         ),
         risk_curve=RiskCurve(coverage=curve.coverage, risk=curve.risk, area=curve.aurc),
+        gains=gains,
     )
 
 

@@ -1,7 +1,7 @@
 """Rows of the table, and the standard ones that show where a gain comes from."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
@@ -24,6 +24,8 @@ class Row:
         steps: network calls, for a row of the step-versus-quality curve.
         uses_base: whether the base's time is part of the row's time.
         refiner: behind the first predictor, if one is; its use of the state is looked into.
+        compared: names of the rows over which the gain of this one is measured, by their part in
+            the comparison: ``{"control": "control"}``.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Row:
     steps: int | None = None
     uses_base: bool = True
     refiner: MaskRefiner | None = None
+    compared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.predictors:
@@ -82,6 +85,7 @@ def refiner_rows(
                 predictors=_predictors(refiners, calls=calls),
                 steps=calls,
                 refiner=refiners[0],
+                compared={"control": "control"} if controls else {},
             )
         )
     return rows

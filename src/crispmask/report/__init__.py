@@ -4,6 +4,7 @@ from crispmask.report.report import Report as Report
 from crispmask.report.results import COLUMNS as COLUMNS
 from crispmask.report.results import CONFIDENCE_COLUMNS as CONFIDENCE_COLUMNS
 from crispmask.report.results import Column as Column
+from crispmask.report.results import Comparison as Comparison
 from crispmask.report.results import Example as Example
 from crispmask.report.results import Gain as Gain
 from crispmask.report.results import ImageResult as ImageResult

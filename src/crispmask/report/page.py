@@ -7,6 +7,7 @@ from importlib import resources
 
 import jinja2
 
+from crispmask.report import svg
 from crispmask.report.curves import reliability_chart, risk_coverage_chart
 from crispmask.report.pictures import BROKEN, FIXED, HEAT, STILL_WRONG, UNKNOWN_COLOUR, panels
 from crispmask.report.plots import Point, gains_chart, steps_chart
@@ -84,6 +85,7 @@ def page(report: Report) -> str:
             ("wrong → wrong", css(STILL_WRONG)),
         ],
         heat=", ".join(css(colour) for colour in HEAT),
+        plot_style=svg.style(),
     )
 
 
@@ -174,7 +176,9 @@ def figures(report: Report) -> list[Figure]:
                 title=f"What “{report.ours}” gains",
                 caption="Difference in mIoU over each other row, with its 95 % interval: "
                 f"{report.protocol['intervals']}.",
-                svg=gains_chart(report.gains),
+                svg=gains_chart(
+                    {f"over {svg.shorten(name, 20)}": gain for name, gain in report.gains.items()}
+                ),
             )
         )
     stepped = sorted((r for r in report.rows if r.steps is not None), key=lambda r: r.steps or 0)

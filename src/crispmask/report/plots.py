@@ -8,6 +8,9 @@ from crispmask.report import svg
 from crispmask.report.results import Gain
 from crispmask.report.svg import BOTTOM, LEFT, TOP
 
+LETTER = 6.0
+"""Mean width of a letter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -58,9 +61,15 @@ def steps_chart(
     return svg.drawing(width, height, out, label=f"{label} against network calls")
 
 
-def gains_chart(gains: Mapping[str, Gain]) -> str:
-    """Differences in mIoU points with their 95 % intervals, one line each."""
-    width, left, line = 540.0, 170.0, 34.0
+def gains_chart(gains: Mapping[str, Gain], *, label: str = "points of mIoU") -> str:
+    """Differences in mIoU points with their 95 % intervals, one line each.
+
+    Args:
+        gains: by the name at the left of the line.
+        label: of the axis.
+    """
+    left, line = max(170.0, 24.0 + LETTER * max(map(len, gains))), 34.0
+    width = left + 370.0
     height = TOP + line * len(gains) + BOTTOM
     values = [100 * v for g in gains.values() for v in (g.low, g.high, g.mean)] + [0.0]
     pad = max(0.06 * (max(values) - min(values)), 0.1)
@@ -78,14 +87,12 @@ def gains_chart(gains: Mapping[str, Gain]) -> str:
             svg.text(x(value), bottom + 18, f"{value:+g}" if value else "0", anchor="middle")
         )
     middle = (left + width - 60) / 2
-    out.append(svg.text(middle, height - 4, "points of mIoU", anchor="middle", css="label"))
+    out.append(svg.text(middle, height - 4, label, anchor="middle", css="label"))
     for row, (name, gain) in enumerate(gains.items()):
         mean, lowest, highest = 100 * gain.mean, 100 * gain.low, 100 * gain.high
         height_here = TOP + line * (row + 0.5)
         css = "ours" if lowest > 0 else "loss" if highest < 0 else "other"
-        out.append(
-            svg.text(left - 12, height_here + 4, f"over {svg.shorten(name, 20)}", anchor="end")
-        )
+        out.append(svg.text(left - 12, height_here + 4, name, anchor="end"))
         out.append(svg.line(x(lowest), height_here, x(highest), height_here, css=f"{css} interval"))
         note = f"{mean:+.2f}, 95 % interval {lowest:+.2f} to {highest:+.2f}"
         out.append(svg.dot(x(mean), height_here, 5.5, css=css, note=note))

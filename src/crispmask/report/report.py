@@ -121,7 +121,8 @@ class Report:
                 "reliability": asdict(row.reliability),
                 "risk_coverage": asdict(row.risk_curve),
             }
-            rows.append(head | scores | classes | curves)
+            gains = {part: asdict(comparison) for part, comparison in row.gains.items()}
+            rows.append(head | scores | {"gains": gains} | classes | curves)
         report = {
             "title": self.title,
             "protocol": dict(self.protocol),

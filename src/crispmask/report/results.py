@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -78,6 +78,23 @@ class RiskCurve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gain:
+    """A difference in mIoU, a fraction, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a row gains over the row of this name."""
+
+    over: str
+    gain: Gain
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowResult:
     """One row of the table. All values are fractions, or seconds.
 
@@ -89,6 +106,7 @@ class RowResult:
         biou: boundary IoU at 2 % of the diagonal, likewise.
         reliability: of the first seed.
         risk_curve: of the first seed.
+        gains: over the rows that this one is compared with, by their part in the comparison.
     """
 
     name: str
@@ -98,6 +116,7 @@ class RowResult:
     biou: tuple[tuple[float, ...], ...]
     reliability: Reliability
     risk_curve: RiskCurve
+    gains: Mapping[str, Comparison] = field(default_factory=dict)
 
     @property
     def seeds(self) -> int:
@@ -111,15 +130,6 @@ class RowResult:
     def spread(self, key: str) -> float | None:
         """Sample standard deviation over seeds, None for a single one."""
         return statistics.stdev(self.scores[key]) if self.seeds > 1 else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """A difference in mIoU, a fraction, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""Parts of a plot as SVG; colours come from the page's style sheet, so they follow its theme."""
+"""Parts of a plot as SVG; colours come from a style sheet, so they follow the reader's theme."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from importlib import resources
 
 LEFT, TOP, BOTTOM = 46.0, 14.0, 40.0
 """Margins around the axes, in the units of the drawing."""
@@ -81,6 +82,17 @@ def shorten(words: str, length: int) -> str:
 
 def drawing(width: float, height: float, parts: Sequence[str], *, label: str) -> str:
     """The whole drawing; the label is read out in its place."""
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width: {width:g}px" role="img" '
-    head += f'aria-label="{escape(label)}">'
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+    head += f'style="max-width: {width:g}px" role="img" aria-label="{escape(label)}">'
     return head + "".join(parts) + "</svg>"
+
+
+def style() -> str:
+    """The style sheet of all plots."""
+    return resources.files("crispmask.report").joinpath("plots.css").read_text(encoding="utf-8")
+
+
+def standalone(drawn: str) -> str:
+    """The drawing as a file of its own, with its style sheet."""
+    head, rest = drawn.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{style()}</style>{rest}\n'

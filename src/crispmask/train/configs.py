@@ -72,22 +72,26 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterTrainConfig:
-    """A run that trains an `FPNSegmenter`.
+    """A run that trains a base segmenter.
 
     Attributes:
         data: "earth", "camvid:FOLDER", or a folder with train/, val/ and classes.txt.
         loop: steps and rates.
         augment: crops and colours; crop sides in pixels of the image.
-        scale: factor by which images are resized before the network sees them.
-        channels: width of the feature pyramid.
+        network: "fpn", EfficientNet-Lite0 with a feature pyramid, or "segformer", a SegFormer half
+            as wide as the one with MiT-B0 (needs extra "hf").
+        scale: factor by which images are resized before the network sees them ("fpn" only).
+        channels: width of the feature pyramid, or of what SegFormer fuses its stages to.
         dice_weight: weight of the soft Dice loss beside the cross-entropy.
-        imagenet: start the encoder from ImageNet weights (needs extra "train-base").
-        init: folder of a trained segmenter to go on from, instead; its scale and channels hold.
+        imagenet: start the encoder from ImageNet weights (needs extra "train-base"; "fpn" only).
+        init: folder of a trained segmenter to go on from, instead; its network, scale and channels
+            hold.
     """
 
     data: str
     loop: LoopConfig
     augment: AugmentConfig
+    network: Literal["fpn", "segformer"] = "fpn"
     scale: float = 1.0
     channels: int = 64
     dice_weight: float = 0.0
@@ -101,6 +105,11 @@ class SegmenterTrainConfig:
             raise ValueError(
                 f"folds must be at least 2 and fold one of 0 to folds - 1, got fold {self.fold} "
                 f"of {self.folds}."
+            )
+        if self.network == "segformer" and (self.imagenet or self.scale != 1):
+            raise ValueError(
+                'network="segformer" starts from random weights and sees images at their size: it '
+                f"needs imagenet=False and scale=1, got {self.imagenet} and {self.scale}."
             )
 
 

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
+from crispmask.models.bases import Base
 from crispmask.models.refiner import Condition, MaskRefiner
-from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
@@ -32,7 +33,7 @@ def segmentation_loss(logits: Logits, target: Mask, *, dice_weight: float) -> Fl
 class SegmenterObjective(nn.Module):
     """Cross-entropy of a segmenter."""
 
-    def __init__(self, model: FPNSegmenter, *, dice_weight: float = 0.0) -> None:
+    def __init__(self, model: Base, *, dice_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.dice_weight = dice_weight

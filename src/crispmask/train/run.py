@@ -14,14 +14,12 @@ from torch.utils.data import Subset
 from crispmask.data.source import open_split
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
-from crispmask.models.bases import load_base
+from crispmask.models.bases import Base, load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.models.codec import CodecModel
 from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
-from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
-from crispmask.nn.fpn import FPNConfig
+from crispmask.models.segmenters import BaseOutput
 from crispmask.provenance import provenance
 from crispmask.shapes import Image
 from crispmask.train.batches import (
@@ -46,10 +44,10 @@ from crispmask.train.loop import Task, fit, seeded
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
-from crispmask.train.untrained import new_refiner
+from crispmask.train.untrained import new_refiner, new_segmenter
 from crispmask.train.validation import refiner_scores, segmenter_scores
 
-Trained = FPNSegmenter | MaskRefiner | MaskPrior | CodecModel
+Trained = Base | MaskRefiner | MaskPrior | CodecModel
 """What a run leaves."""
 
 LARGEST_GAP = 0.05
@@ -109,7 +107,7 @@ def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task
             folds = folds_of(train_set, config.folds)
             stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
             facts["train_images"] = len(stored)
-        task, more = _segmenter_task(config, stored, store(few_set), names)
+        task, more = _segmenter_task(config, stored, store(few_set), names), {}
     elif config.in_memory:
         folds = folds_of(train_set, max(len(config.fold_bases), 1))
         task, more = _refiner_task(config, store(train_set), folds, store(few_set), names)
@@ -121,26 +119,12 @@ def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task
 
 def _segmenter_task(
     config: SegmenterTrainConfig, stored: list[Stored], few: list[Stored], names: tuple[str, ...]
-) -> tuple[Task, dict[str, Any]]:
-    if config.init:
-        model = FPNSegmenter.from_pretrained(config.init)
-        _check_classes(model, names, config.init)
-    else:
-        network = FPNConfig(num_classes=len(names), channels=config.channels)
-        model = FPNSegmenter(
-            SegmenterConfig(class_names=names, network=network, scale=config.scale)
-        )
-        if config.imagenet:
-            load_imagenet(model.network.encoder, imagenet_weights())
-
-    batch_size = config.loop.batch_size
-    return (
-        Task(
-            objective=SegmenterObjective(model, dice_weight=config.dice_weight),
-            draw=lambda g: draw(stored, config.augment, batch_size=batch_size, generator=g),
-            evaluate=lambda candidate: segmenter_scores(cast(FPNSegmenter, candidate), few),
-        ),
-        {},
+) -> Task:
+    model, batch_size = new_segmenter(config, names), config.loop.batch_size
+    return Task(
+        objective=SegmenterObjective(model, dice_weight=config.dice_weight),
+        draw=lambda g: draw(stored, config.augment, batch_size=batch_size, generator=g),
+        evaluate=lambda candidate: segmenter_scores(cast(Base, candidate), few),
     )
 
 
@@ -212,14 +196,6 @@ def _live_refiner_task(
         evaluate=evaluate,
         complete=live_base(base, conditioning=config.conditioning, stride=config.stride),
     )
-
-
-def _check_classes(segmenter: FPNSegmenter, names: tuple[str, ...], source: str) -> None:
-    if segmenter.config.class_names != tuple(names):
-        raise InputError(
-            f"the segmenter {source} knows the classes {', '.join(segmenter.config.class_names)}, "
-            f"the data {', '.join(names)}; train a segmenter on this data first."
-        )
 
 
 def _check_fold(folder: Path, fold: int, folds: int) -> None:

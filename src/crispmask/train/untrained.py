@@ -1,13 +1,51 @@
-"""The refiner that a run starts with."""
+"""The models that runs start with."""
 
 from collections.abc import Sequence
 
 from crispmask.errors import InputError
+from crispmask.models.bases import Base, load_base
 from crispmask.models.codec import CodecModel
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels, num_states
+from crispmask.models.segformer import SegformerBase, SegformerBaseConfig
+from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
+from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
+from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.train.configs import RefinerTrainConfig
+from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig
+
+HALF_B0 = (16, 32, 80, 128)
+"""Channels of the stages of a SegFormer, half those of MiT-B0."""
+
+
+def new_segmenter(config: SegmenterTrainConfig, names: Sequence[str]) -> Base:
+    """A segmenter as the run asks for it: trained before, or with weights drawn at random.
+
+    Args:
+        config: of the run.
+        names: of the classes.
+
+    Raises:
+        InputError: if the trained one has other classes, or an extra is not installed.
+    """
+    if config.init:
+        return load_base(config.init, class_names=names)
+    if config.network == "segformer":
+        return SegformerBase(
+            SegformerBaseConfig(
+                class_names=tuple(names),
+                widths=HALF_B0,
+                depths=(2, 2, 2, 2),
+                neck_channels=config.channels,
+            )
+        )
+    network = FPNConfig(num_classes=len(names), channels=config.channels)
+    model = FPNSegmenter(
+        SegmenterConfig(class_names=tuple(names), network=network, scale=config.scale)
+    )
+    if config.imagenet:
+        load_imagenet(model.network.encoder, imagenet_weights())
+    return model
 
 
 def new_refiner(

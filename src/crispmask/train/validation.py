@@ -10,14 +10,15 @@ from torch.nn import functional as F
 from crispmask.data.transforms import resize_short_side
 from crispmask.metrics.calibration import TemperatureFit
 from crispmask.metrics.confusion import ConfusionMatrix
+from crispmask.models.bases import Base
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Image
 from crispmask.train.batches import StoredImages
 from crispmask.train.processes import own_share
 
 
-def segmenter_scores(segmenter: FPNSegmenter, items: StoredImages) -> dict[str, float]:
+def segmenter_scores(segmenter: Base, items: StoredImages) -> dict[str, float]:
     """mIoU over the items."""
     device = next(segmenter.parameters()).device
     score = ConfusionMatrix(len(segmenter.config.class_names)).to(device)
