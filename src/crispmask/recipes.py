@@ -45,10 +45,15 @@ def camvid_base_longer() -> SegmenterTrainConfig:
 
 
 def camvid_refiner() -> RefinerTrainConfig:
-    """The refiner behind ``runs/camvid-base``."""
+    """The refiner behind ``runs/camvid-base``.
+
+    It learns from an earlier state of that base, which is about as good on its training images as
+    the final base is on others (68.8 and 68.9 mIoU); the final base's own 73.7 there would teach it
+    to change too little.
+    """
     return RefinerTrainConfig(
         data="camvid",
-        base="runs/camvid-base",
+        base="runs/camvid-base-start",
         loop=LoopConfig(
             steps=1000, batch_size=4, learning_rate=1.5e-3, eval_every=250, save_every=250
         ),
