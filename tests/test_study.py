@@ -96,7 +96,7 @@ def test_a_comparison_with_a_row_that_is_not_there() -> None:
 
 def test_every_table_has_a_question(bench: Any) -> None:
     study = bench("study_runs")
-    others, codec = study.other_bases("camvid", Path("runs")), study.codec_run("camvid", Path("."))
+    others, codec = study.other_bases("camvid", Path("runs")), study.codec_run("camvid", Path())
     found = bench("study_tables").tables(camvid_refiner(), others, codec)
     assert list(found) == list(bench("study_page").QUESTIONS)
 
