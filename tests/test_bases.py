@@ -69,6 +69,11 @@ def test_a_base_without_a_classifier_fits_any_data(tmp_path: Path) -> None:
     assert base(torch.rand(1, 3, 32, 32)).probs.shape == (1, 2, 32, 32)
 
 
+def test_names_are_the_models_own_unless_given(theirs: Path, tiny_models: Path) -> None:
+    assert load_base(tiny_models).config.class_names == NAMES
+    assert load_base(theirs).config.class_names == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
 def test_bases_that_are_refused(theirs: Path, tiny_models: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tells 3 classes apart, the data 2"):
         load_base(theirs, class_names=("a", "b"))

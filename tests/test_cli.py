@@ -14,6 +14,7 @@ from crispmask.cli import main
 from crispmask.data.sample import read_image, read_mask
 from crispmask.models.checkpoint import WEIGHTS
 from crispmask.models.refiner import MaskRefiner
+from crispmask.models.segformer import SegformerBase, SegformerBaseConfig
 
 needs_weights = pytest.mark.skipif(
     not (WEIGHTS / "earth-small").is_dir(), reason="the weights earth-small are not bundled"
@@ -125,6 +126,22 @@ def test_evaluate_a_segmenter_alone(
 ) -> None:
     run("evaluate", tiny_models / "base", scenes, "--output", scenes / "report", "--limit", "1")
     assert "base + flip" in capsys.readouterr().out
+
+
+def test_evaluate_a_converted_bundle(tiny_models: Path, scenes: Path) -> None:
+    """As `convert ddps` leaves it: the base is a SegFormer without a classifier."""
+    base = SegformerBaseConfig(
+        class_names=("low", "high"),
+        widths=(8, 16, 40, 64),
+        depths=(1, 1, 1, 1),
+        neck_channels=8,
+        classifier=False,
+    )
+    SegformerBase(base).save_pretrained(scenes / "model" / "base")
+    (scenes / "model" / "refiner").symlink_to(tiny_models / "refiner")
+    run("evaluate", scenes / "model", scenes, "--output", scenes / "report", "--limit", "1")
+    rows = json.loads((scenes / "report" / "report.json").read_text())["rows"]
+    assert any(row["name"] == "refined, 1 call" for row in rows)
 
 
 def test_data_check(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,7 +261,7 @@ def test_unknown_pixels_carry_no_loss_for_a_refiner_of_codes(
         maps=torch.full((2, 3, 8, 8), 1 / 3),
     )
     loss = RefinerObjective(model, config)(batch, 0.9, torch.Generator().manual_seed(0))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss == 0
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
 

@@ -104,6 +104,7 @@ def test_every_table_has_a_question(bench: Any) -> None:
 @pytest.mark.parametrize("data", ["earth", "camvid"])
 def test_runs_are_shared_between_tables_and_the_defaults_are_known(bench: Any, data: str) -> None:
     runs, default = Path("runs"), RECIPES[f"{data}-refiner"]()
+    assert isinstance(default, RefinerTrainConfig)
     study, tables = bench("study_runs"), bench("study_tables")
     codec = study.codec_run(data, runs)
     every = tables.tables(default, study.other_bases(data, runs), codec)

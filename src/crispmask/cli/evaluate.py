@@ -14,9 +14,9 @@ from crispmask.data.folder import FolderDataset
 from crispmask.data.source import Split, open_split
 from crispmask.errors import InputError
 from crispmask.evaluate import LabelledImages, evaluate, refiner_rows
+from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import find_model
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.segmenters import FPNSegmenter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,10 @@ def run_evaluation(args: EvaluateArguments) -> int:
     """Evaluate and show the report."""
     check_output(args.output)
     folder = find_model(args.model)
-    segmenter = FPNSegmenter.from_pretrained(folder)
-    dataset = open_data(args.data, segmenter.config.class_names)
     refiners = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("refiner*"))]
+    names = refiners[0].config.class_names if refiners else None
+    segmenter = load_base(folder, class_names=names)
+    dataset = open_data(args.data, segmenter.config.class_names)
     controls = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("control*"))]
     rows = refiner_rows(
         refiners,

@@ -22,8 +22,8 @@ from crispmask.evaluate.suspects import (
     ranked,
     suspects_of,
 )
+from crispmask.models.bases import load_base
 from crispmask.models.prior import MaskPrior
-from crispmask.models.segmenters import FPNSegmenter
 from crispmask.provenance import provenance
 from crispmask.report.suspects import SuspectReport
 
@@ -73,7 +73,7 @@ def suspects(args: SuspectsArguments) -> int:
     """Rank the regions and show the first."""
     check_output(args.output)
     prior = None if args.prior is None else MaskPrior.from_pretrained(args.prior)
-    base = None if args.base is None else FPNSegmenter.from_pretrained(args.base)
+    base = None if args.base is None else load_base(args.base)
     names = common_names(
         {
             f"the base {args.base}": None if base is None else base.config.class_names,

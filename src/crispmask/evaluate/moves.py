@@ -136,7 +136,7 @@ def _correlations(
     h, w = (max(side + REACH, count) for side in values.shape)  # so that nothing comes round
     size = (h, w)
     spectrum = torch.fft.rfft2(values, s=size) * torch.fft.rfft2(region, s=size).conj()
-    sums = torch.fft.irfft2(spectrum, s=size).roll((REACH, REACH), (0, 1))
+    sums: Tensor = torch.fft.irfft2(spectrum, s=size).roll((REACH, REACH), (0, 1))
     return sums[:count, :count]
 
 

@@ -20,11 +20,12 @@ BASES: dict[str, type[Base]] = {"FPNSegmenter": FPNSegmenter, "SegformerBase": S
 """Classes by the name that ``config.json`` records."""
 
 
-def load_base(name: str | Path, *, class_names: Sequence[str]) -> Base:
+def load_base(name: str | Path, *, class_names: Sequence[str] | None = None) -> Base:
     """The base of a bundled name, a folder or a hub id, in evaluation mode.
 
     The folder is one of ours, or holds a ``SegformerForSemanticSegmentation`` of transformers,
-    which names its classes in its own way and gets ``class_names``.
+    which names its classes in its own way and gets ``class_names``. Without ``class_names`` the
+    model's own stay.
 
     Raises:
         InputError: if there is no such model, or it does not have these classes. A base without
@@ -46,6 +47,8 @@ def load_base(name: str | Path, *, class_names: Sequence[str]) -> Base:
             f"{', '.join(BASES)} or a SegFormer of transformers."
         )
     base = BASES[kind].from_pretrained(folder)
+    if class_names is None:
+        return base
     if isinstance(base, SegformerBase) and base.classifier is None:
         base.config = dataclasses.replace(base.config, class_names=tuple(class_names))
     if base.config.class_names != tuple(class_names):
@@ -56,7 +59,9 @@ def load_base(name: str | Path, *, class_names: Sequence[str]) -> Base:
     return base
 
 
-def from_transformers(folder: str | Path, *, class_names: Sequence[str]) -> SegformerBase:
+def from_transformers(
+    folder: str | Path, *, class_names: Sequence[str] | None = None
+) -> SegformerBase:
     """A `SegformerBase` with the weights of transformers' ``SegformerForSemanticSegmentation``.
 
     Its features are what the classifier of that model reads. Nothing is downloaded.
@@ -64,7 +69,7 @@ def from_transformers(folder: str | Path, *, class_names: Sequence[str]) -> Segf
     Args:
         folder: ``config.json`` and weights, for instance those of
             nvidia/segformer-b2-finetuned-ade-512-512.
-        class_names: in the order of the model's labels.
+        class_names: in the order of the model's labels; by default what the model calls them.
 
     Raises:
         InputError: if transformers is not installed, the folder cannot be read, or the model has
@@ -87,6 +92,8 @@ def from_transformers(folder: str | Path, *, class_names: Sequence[str]) -> Segf
             f"{lacking[0]}); give a model that was trained to segment."
         )
     said = theirs.config
+    if class_names is None:
+        class_names = [said.id2label[i] for i in range(said.num_labels)]
     if said.num_labels != len(class_names):
         raise InputError(
             f"{folder} tells {said.num_labels} classes apart, the data {len(class_names)}; give a "

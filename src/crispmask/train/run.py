@@ -101,19 +101,20 @@ def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task
     every = max(1, len(val_set) // (config.loop.eval_images or len(val_set)))
     few_set = Subset(val_set, range(0, len(val_set), every))  # spread over the split
     facts: dict[str, Any] = {"train_images": len(train_set), "val_images": len(few_set)}
+    more: dict[str, Any] = {}
     if isinstance(config, SegmenterTrainConfig):
         stored = store(train_set)
         if config.folds:
             folds = folds_of(train_set, config.folds)
             stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
             facts["train_images"] = len(stored)
-        task, more = _segmenter_task(config, stored, store(few_set), names), {}
+        task = _segmenter_task(config, stored, store(few_set), names)
     elif config.in_memory:
         folds = folds_of(train_set, max(len(config.fold_bases), 1))
         task, more = _refiner_task(config, store(train_set), folds, store(few_set), names)
     else:
         lazy, few = LazyImages(train_set), LazyImages(few_set)
-        task, more = _live_refiner_task(config, lazy, few, names), {}
+        task = _live_refiner_task(config, lazy, few, names)
     return task, facts | more
 
 
