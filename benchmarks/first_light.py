@@ -1,5 +1,7 @@
 """The table of the README: base, cheap tricks, control and refined, over seeds.
 
+Control and refined stand twice, behind the base and behind base + flip.
+
     python benchmarks/first_light.py earth --runs runs --output benchmarks/results
     python benchmarks/first_light.py camvid:FOLDER --runs runs --output benchmarks/results
 
@@ -16,7 +18,7 @@ from crispmask.data.source import Split, open_split
 from crispmask.evaluate import Row, evaluate, refiner_rows
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter, flip_average
 from crispmask.shapes import Image, Probs
 
 
@@ -44,20 +46,30 @@ def full_size_row(base: FPNSegmenter) -> Row:
     return Row(name="base at full image size", predictors=(predict,), uses_base=False)
 
 
-def behind_flip_row(refiners: list[MaskRefiner], base: FPNSegmenter) -> Row:
-    """The refiners behind the base averaged with its answer to the mirrored image."""
+def behind_flip_rows(
+    models: dict[str, list[MaskRefiner]], base: FPNSegmenter, steps: list[int]
+) -> list[Row]:
+    """Control and refiners behind the base averaged with its answer to the mirrored image."""
 
-    def predictor(refiner: MaskRefiner, seed: int) -> Predictor:
+    def predictor(model: MaskRefiner, seed: int, calls: int) -> Predictor:
         def predict(image: Image, output: BaseOutput, name: str) -> Probs:
-            mirrored = base(image.flip(-1)).probs.flip(-1)
-            both = BaseOutput(probs=(output.probs + mirrored) / 2)
-            probs: Probs = refiner(image, both, seed=seed, names=[name]).probs
+            both = BaseOutput(probs=flip_average(base, image).probs)
+            probs: Probs = model(
+                image, both, num_inference_steps=calls, seed=seed, names=[name]
+            ).probs
             return probs
 
         return predict
 
-    predictors = tuple(predictor(refiner, seed) for seed, refiner in enumerate(refiners))
-    return Row(name="base + flip, refined, 1 call", predictors=predictors)
+    def row(kind: str, calls: int, name: str) -> Row:
+        every = enumerate(models[kind])
+        predictors = tuple(predictor(model, seed, calls) for seed, model in every)
+        return Row(name=f"base + flip, {name}", predictors=predictors, uses_base=False)
+
+    rows = [row("control", 1, "control")] if models["control"] else []
+    for calls in steps:
+        rows.append(row("refiner", calls, f"refined, {calls} call{'s' if calls > 1 else ''}"))
+    return rows
 
 
 def main() -> None:
@@ -86,7 +98,7 @@ def main() -> None:
         rows.insert(3, longer_row(args.runs / f"{name}-base-longer"))
     if base.config.scale != 1:
         rows.insert(3, full_size_row(base))
-    rows.append(behind_flip_row(refiners, base))
+    rows += behind_flip_rows({"refiner": refiners, "control": controls}, base, args.steps)
     report = evaluate(data, base, rows, title=f"{name} {split}", limit=args.limit)
     behind = f"_behind_{args.base}" if args.base else ""
     folder = args.output / f"first_light_{name}_{split}{behind}"
