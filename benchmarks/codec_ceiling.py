@@ -32,13 +32,13 @@ from taef2 import load_taef2
 
 RESULTS = Path(__file__).parent / "results" / "codec_ceiling.json"
 
-CODECS: tuple[MaskImageCodec, ...] = (
-    BinaryCodec(),
-    OverlayCodec(),
+CODECS: tuple[MaskImageCodec, ...] = (  # few passes first
     PaletteCodec(),
     BitCodec(),
     ResizeCodec(stride=8),
     ResizeCodec(stride=4),
+    BinaryCodec(),
+    OverlayCodec(),
 )
 
 
