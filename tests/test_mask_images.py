@@ -102,7 +102,7 @@ def test_logits_are_gaussian_log_likelihoods() -> None:
     codec, picture = PaletteCodec(kappa=2 / 0.3**2), torch.randn(1, 1, 3, 4, 4).double()
     logits = codec.decode_logits(picture, torch.rand(1, 3, 4, 4).double(), 16)
     normal = torch.distributions.Normal(torch.tensor(PALETTE).double().T.view(1, 3, 16, 1, 1), 0.3)
-    want = normal.log_prob(picture[:, 0, :, None]).sum(1)
+    want = normal.log_prob(picture[:, 0, :, None]).sum(1)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(logits.log_softmax(1), want.log_softmax(1))
 
 
