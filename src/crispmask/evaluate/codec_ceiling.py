@@ -71,7 +71,7 @@ def _through(
     pictures = codec.encode(masks_of(mask, num_classes), image)
     if latents is not None and codec.stride == 1:
         # all classes that are absent make one and the same picture: the VAE sees it once
-        distinct, which = pictures[0].unique(dim=0, return_inverse=True)
+        distinct, which = torch.unique(pictures[0], dim=0, return_inverse=True)
         decoded = latents.decode(latents.encode(distinct), (mask.shape[1], mask.shape[2]))
         pictures = decoded[which][None]
     return codec.decode_logits(pictures, image, num_classes)

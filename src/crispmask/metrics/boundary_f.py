@@ -69,7 +69,7 @@ class BoundaryF(Metric):
         """
         check_masks(pred, target, self.num_classes)
         pred = pred.where(target != IGNORE, IGNORE)
-        classes = torch.cat([pred, target]).unique()
+        classes = torch.unique(torch.cat([pred, target]))
         for k in classes[classes != IGNORE].tolist():
             said, true = outline(pred, k), outline(target, k)
             pairs = (said, said & self._near(true), true, true & self._near(said))
