@@ -172,6 +172,12 @@ def test_folders_that_are_no_encoder(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match=r"cannot be loaded .* copy them again"):
         QueryEncoder.from_folder(tmp_path)
+    model, tokenizer = bert_parts(tmp_path / "part")
+    state = {k: v for k, v in model.state_dict().items() if "layer.1" not in k}
+    model.save_pretrained(tmp_path / "part", state_dict=state)
+    tokenizer.save_pretrained(tmp_path / "part")
+    with pytest.raises(InputError, match=r"lacks \d+ tensors .* encoder.layer.1"):
+        QueryEncoder.from_folder(tmp_path / "part")
     folder = tmp_path / "sd"
     (folder / "text_encoder").mkdir(parents=True)
     for path in (clip / "text_encoder").iterdir():

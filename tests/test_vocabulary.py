@@ -1,6 +1,7 @@
 """Vocabularies: how they are read, what is asked, who wins a pixel, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,7 @@ def test_labels_equal_a_loop_over_pixels(
     seed: int, background: Threshold | Rivals | None, label: int, among: set[int]
 ) -> None:
     if background is not None:
-        object.__setattr__(background, "label", label)
+        background = replace(background, label=label)
     vocabulary = Vocabulary(
         class_names=WORDS,
         synonyms={"sky": ("heaven",), "tree": ("oak", "elm")},

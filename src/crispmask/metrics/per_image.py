@@ -97,11 +97,10 @@ class PerImage(Metric):
         iou = both / either if either else 1.0
         dice = 2 * both / (both + either) if either else 1.0
         distance = hausdorff95(ours.numpy(), theirs.numpy())
-        self.sums[:, place] += torch.tensor([dice, iou, distance], device=self.sums.device)
+        self.sums[:, place] += self.sums.new_tensor([dice, iou, distance])
         wrong, missed = int(ours.sum()) - both, int(theirs.sum()) - both
         rest = int(known.sum()) - either
-        tallies = torch.tensor([both, wrong, missed, rest], device=self.counts.device)
-        self.counts[:, place] += tallies
+        self.counts[:, place] += self.counts.new_tensor([both, wrong, missed, rest])
 
     def compute(self) -> PerImageScores:
         """Scores of everything added so far; NaN where nothing was."""

@@ -124,14 +124,21 @@ class QueryEncoder:
         network: Any = CLIPTextModel if kind == _CLIP else BertModel
         options = {} if kind == _CLIP else {"add_pooling_layer": False}
         try:
-            encoder = network.from_pretrained(weights, local_files_only=True, **options)
+            encoder, loading = network.from_pretrained(
+                weights, local_files_only=True, output_loading_info=True, **options
+            )
             tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             first = str(error).splitlines()[0]
             raise InputError(
                 f"the text encoder in {folder} cannot be loaded ({first}); its files are missing "
                 "or damaged, copy them again."
             ) from error
+        if loading["missing_keys"]:
+            raise InputError(
+                f"{weights} lacks {len(loading['missing_keys'])} tensors of its text encoder "
+                f"(first: {sorted(loading['missing_keys'])[0]}); copy it again."
+            )
         return cls(encoder.float(), tokenizer, cache=cache)
 
     @classmethod
@@ -195,9 +202,8 @@ class QueryEncoder:
             data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(data)
-        words = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else ""
-        known = sorted(self.tokenizer.get_vocab().items())
-        digest.update(json.dumps([known, words, self._clip, self.max_tokens]).encode())
+        words = sorted(self.tokenizer.get_vocab().items())
+        digest.update(json.dumps([words, self._clip, self.max_tokens]).encode())
         return digest.hexdigest()
 
     def _check(self, query: str, prompt: str) -> None:
