@@ -14,6 +14,12 @@ from torch import Tensor
 IGNORE = 255
 """Label of pixels whose class is unknown; never a class, never in a loss or a metric."""
 
+VOID = -1
+"""Label of unknown pixels where there may be more than 255 classes, so that 255 can be one.
+
+Code that expects `IGNORE` refuses it, so the two cannot be mixed up in silence.
+"""
+
 Image = Float[Tensor, "b 3 h w"]
 """RGB in [0, 1]; models normalise inside."""
 
