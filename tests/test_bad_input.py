@@ -253,7 +253,7 @@ def test_guidance_without_dropout_is_a_warning_of_one_sentence(
     image, mask = picture(tmp_path / "photo.png"), labels(tmp_path / "mask.png")
     words = ["refine", image, "--base", mask, "--model", tiny_models, "--output", output]
     assert main([*map(str, words), "--guidance-scale", "2"]) == 0
-    warned = [line for line in capsys.readouterr().err.splitlines() if "guidance" in line]
+    warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     (sentence,) = warned
     assert sentence.startswith("crispmask: warning: guidance_scale is 2.0")
     assert "without condition dropout" in sentence

@@ -473,7 +473,7 @@ def test_nobody_judges(refuse: Any, data: Path) -> None:
 
 
 def test_a_model_of_another_kind(refuse: Any, data: Path, prior: Path) -> None:
-    assert "needed is a FPNSegmenter" in refuse(data, "--base", prior)
+    assert "holds a MaskPrior, needed as a base is one of" in refuse(data, "--base", prior)
     assert "no model called" in refuse(data, "--prior", data / "nothing")
 
 
