@@ -23,4 +23,10 @@ fi
 for seed in 0 1 2; do
   run "$data-refiner-$seed" "$data-refiner" --loop.seed "$seed" --loop.eval-images 20
   run "$data-control-$seed" "$data-control" --loop.seed "$seed" --loop.eval-images 20
+  if [ "$data" = earth ]; then # on CamVid the val images are the ones that are measured
+    for kind in refiner control; do
+      [ -f "runs/earth-$kind-$seed/calibration.json" ] ||
+        crispmask calibrate "runs/earth-$kind-$seed" earth:val --base runs/earth-base
+    done
+  fi
 done

@@ -34,6 +34,15 @@ def halve(source: Path, target: Path) -> int:
     return target.stat().st_size
 
 
+def calibrated(run: Path) -> str:
+    """What `crispmask calibrate` changed after the training, for the card."""
+    if not (run / "calibration.json").exists():
+        return ""
+    record = json.loads((run / "calibration.json").read_text())
+    changed = ", ".join(f"{name} {value}" for name, value in record["settings"].items() if value)
+    return f"\nAfterwards `{record['command']}` at {record['commit']}: {changed}.\n"
+
+
 def scores(report: Path, part: str) -> str:
     """The test rows of a part as a table for its card: mean over seeds."""
     data = json.loads((report / "report.json").read_text())
@@ -58,7 +67,8 @@ def main() -> None:
         total += halve(args.runs / run / "model.safetensors", folder / "model.safetensors")
         shutil.copy(args.runs / run / "config.json", folder / "config.json")
         card = (args.runs / run / "README.md").read_text()
-        write_atomic(folder / "README.md", card + scores(args.report, part))
+        card += calibrated(args.runs / run) + scores(args.report, part)
+        write_atomic(folder / "README.md", card)
     print(f"{total / 1e6:.2f} MB in {WEIGHTS / 'earth-small'}")
 
 
