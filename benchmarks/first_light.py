@@ -64,7 +64,13 @@ def behind_flip_rows(
     def row(kind: str, calls: int, name: str) -> Row:
         every = enumerate(models[kind])
         predictors = tuple(predictor(model, seed, calls) for seed, model in every)
-        return Row(name=f"base + flip, {name}", predictors=predictors, uses_base=False)
+        control = {"control": "base + flip, control"} if models["control"] else {}
+        return Row(
+            name=f"base + flip, {name}",
+            predictors=predictors,
+            uses_base=False,
+            compared={"base + flip": "base + flip", **(control if kind == "refiner" else {})},
+        )
 
     rows = [row("control", 1, "control")] if models["control"] else []
     for calls in steps:
