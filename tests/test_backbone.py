@@ -182,8 +182,8 @@ def test_half_precision_files_become_float32(copy: Path) -> None:
         save_file(half, copy / part / f"{stem}.fp16.safetensors", metadata={"format": "pt"})
         path.unlink()
     parts = load_backbone(copy)
-    for part in (parts.unet, parts.text_encoder):
-        assert {weight.dtype for weight in part.parameters()} == {torch.float32}
+    for model in (parts.unet, parts.text_encoder):
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     stored = load_file(copy / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert torch.equal(
         parts.unet.state_dict()["conv_out.weight"], stored["conv_out.weight"].float()
@@ -206,16 +206,23 @@ def pickled(folder: Path) -> None:
     path.rename(path.with_suffix(".bin"))
 
 
+def without_words(folder: Path) -> None:
+    for part in ("tokenizer", "text_encoder"):
+        shutil.rmtree(folder / part)
+
+
+def other_latents(folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
+    tiny_vae(latent_channels=6).save_pretrained(folder / "vae")
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "nothing is downloaded"),
     "no index": (lambda f: (f / "model_index.json").unlink(), "model_index.json cannot be read"),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "incomplete vae;"),
     "no unet": (lambda f: shutil.rmtree(f / "unet"), "incomplete unet;"),
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "incomplete scheduler;"),
-    "no words": (
-        lambda f: (shutil.rmtree(f / "tokenizer"), shutil.rmtree(f / "text_encoder")),
-        "incomplete text_encoder, tokenizer;",
-    ),
+    "no words": (without_words, "incomplete text_encoder, tokenizer;"),
     "no weights": (
         lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
         "has no diffusion_pytorch_model.safetensors",
@@ -237,13 +244,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit(f / "unet" / "config.json", cross_attention_dim=24),
         "text of width 24, its text encoder gives 16",
     ),
-    "latent size": (
-        lambda f: (
-            shutil.rmtree(f / "vae"),
-            tiny_vae(latent_channels=6).save_pretrained(f / "vae"),
-        ),
-        "latents of 4 channels, its VAE makes 6",
-    ),
+    "latent size": (other_latents, "latents of 4 channels, its VAE makes 6"),
     "vocabulary": (
         lambda f: edit(f / "text_encoder" / "config.json", vocab_size=20),
         "has 54 tokens, its text encoder knows 20",

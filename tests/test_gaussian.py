@@ -162,7 +162,8 @@ def test_a_perfect_network_gives_the_clean_latent_after_any_number_of_calls(call
     def perfect(x_t: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         signal = made.alphas_cumprod.double()[step].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - signal**2).sqrt()
-        return signal * (x_t - signal * x_0) / sigma - sigma * x_0
+        velocity: torch.Tensor = signal * (x_t - signal * x_0) / sigma - sigma * x_0
+        return velocity
 
     answer = sample_latents(perfect, made, latents(1), num_inference_steps=calls)
     torch.testing.assert_close(answer, x_0, rtol=1e-6, atol=1e-6)

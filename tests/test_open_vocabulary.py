@@ -95,7 +95,7 @@ def test_a_hash_tells_protocols_apart() -> None:
         replace(PROTOCOL, image_size="512 tiles"),
         replace(PROTOCOL, trained_on=("water",)),
         *(
-            replace(PROTOCOL, vocabulary=replace(WORDS, **change))  # type: ignore[arg-type]
+            replace(PROTOCOL, vocabulary=replace(WORDS, **change))
             for change in (
                 {"templates": ("{}",)},
                 {"synonyms": {"water": ("lake",)}},

@@ -68,7 +68,7 @@ def test_ade20k_847_as_it_is_prepared(tmp_path: Path) -> None:
     assert (len(data), len(data.class_names)) == (2, 847)
     assert data.class_names[255] == "thing 255"
     assert data[1].name == "ADE_val_1"
-    assert data[1].mask.unique().tolist() == [VOID, 0, 3, 254, 255, 256, 846]
+    assert torch.unique(data[1].mask).tolist() == [VOID, 0, 3, 254, 255, 256, 846]
     with pytest.raises(InputError, match="train and val alone, got 'test'"):
         ade20k_847(tmp_path, "test", class_file=names)
     with pytest.raises(InputError, match="needs 847 class names, one a line, got 3"):

@@ -200,7 +200,8 @@ class PresenceAP(Metric):
 def _ranks(scores: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Scores in [0, 1] of the same order and ties; torchmetrics would squash logits to ties."""
     distinct, index = torch.unique(scores, return_inverse=True)
-    return index.double() / len(distinct)
+    ranks: Tensor = index.double() / len(distinct)
+    return ranks
 
 
 def _joined(parts: list[Tensor] | Tensor) -> Tensor:

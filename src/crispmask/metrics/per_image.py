@@ -133,4 +133,5 @@ def hausdorff95(pred: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -
 
 def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     inner: np.ndarray = binary_erosion(mask)
-    return mask & ~inner
+    outline: np.ndarray = mask & ~inner
+    return outline

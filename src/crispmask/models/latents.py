@@ -97,11 +97,13 @@ class LatentCodec(nn.Module):
     def _encode(self, pictures: Picture) -> VaeLatents:
         output = self.vae.encode(pictures)
         raw = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
-        return (raw - self.shift) * self.scale
+        latents: Tensor = (raw - self.shift) * self.scale
+        return latents
 
     def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
         weight = next(self.vae.parameters())
-        return x.to(weight.device, weight.dtype).split(self.slice_size)
+        parts: tuple[Tensor, ...] = torch.split(x.to(weight.device, weight.dtype), self.slice_size)
+        return parts
 
 
 class LatentCache:

@@ -201,7 +201,7 @@ class BitCodec:
     def encode(self, masks: QueryMasks, image: Image) -> Pictures:
         """-1 or 1 for each digit, the lowest first."""
         digits = self._codes(masks.shape[1], image)[_one_of(masks)].movedim(-1, 1)
-        return torch.stack(digits.split(3, dim=1), dim=1)
+        return torch.stack(torch.split(digits, 3, dim=1), dim=1)
 
     def decode_logits(self, pictures: Pictures, image: Image, num_queries: int) -> QueryLogits:
         """Scores by the distance to the digits of each query."""

@@ -178,7 +178,7 @@ class Vocabulary:
 
     def class_scores(self, scores: Float[Tensor, "b q *rest"]) -> Float[Tensor, "b k *rest"]:
         """Best score over each class's queries; with rivals one more channel, for them all."""
-        parts = scores.split(self._queries_each(), dim=1)
+        parts = torch.split(scores, self._queries_each(), dim=1)
         return torch.stack([part.amax(1) for part in parts], dim=1)
 
     def labels(
