@@ -95,7 +95,7 @@ class TextPathway(nn.Module):
         )
 
     def attached(
-        self, unet: Any, states: States, tokens: Tokens | None = None
+        self, unet: Any, states: States, tokens: Bool[Tensor, "_ _"] | None = None
     ) -> AbstractContextManager[dict[str, Features]]:
         """Inside ``with``, calls of the U-Net see these texts; gives the changed block outputs.
 
