@@ -58,6 +58,7 @@ def test_levels_are_those_up_to_a_quarter_of_the_latent() -> None:
     assert sum(p.numel() for p in head.parameters()) < 2e6
 
 
+@torch.no_grad()
 def test_pooling_lies_between_mean_and_maximum_and_finds_a_small_thing() -> None:
     head = AlignHead(AlignHeadConfig(block_widths=(8,), text_width=4))
     scores = torch.full((1, 2, 32, 32), -8.0)
@@ -84,9 +85,15 @@ def test_ranking_in_chunks_is_ranking_at_once() -> None:
 
 def test_ranking_holds_score_maps_of_one_chunk_only(monkeypatch: pytest.MonkeyPatch) -> None:
     head = AlignHead(AlignHeadConfig(block_widths=(8,), text_width=4, width=16))
-    pixels, counts = torch.randn(1, 16, 8, 8), []
+    pixels = torch.randn(1, 16, 8, 8)
+    counts: list[int] = []
     scores = head.scores
-    monkeypatch.setattr(head, "scores", lambda p, w: counts.append(len(w)) or scores(p, w))
+
+    def counted(p: Tensor, w: Tensor) -> Tensor:
+        counts.append(len(w))
+        return scores(p, w)
+
+    monkeypatch.setattr(head, "scores", counted)
     assert head.rank(pixels, head.words(torch.randn(1000, 4)), chunk=64).shape == (1, 1000)
     assert max(counts) == 64
     assert len(counts) == 16
@@ -106,7 +113,7 @@ def test_the_align_head_learns_what_a_word_means() -> None:
         bce = F.binary_cross_entropy_with_logits
         loss = bce(scores, mask) + bce(head.presence(scores), present)
         step.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         step.step()
     assert ((scores > 0) == (mask > 0)).float().mean() > 0.99
     assert torch.equal(head.presence(scores) > 0, present > 0)
@@ -116,7 +123,7 @@ def test_every_parameter_of_the_align_head_has_a_gradient() -> None:
     unet = tiny_unet("SD 2")
     head = align_head(unet)
     pixels = head.pixels(features_of(unet))
-    head.rank(pixels, head.words(torch.randn(3, 12))).square().sum().backward()
+    head.rank(pixels, head.words(torch.randn(3, 12))).square().sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -135,7 +142,7 @@ def test_the_light_decoder_answers_at_the_images_size(factor: int, width: int) -
     assert logits.shape == (3, 1, 6 * factor, 5 * factor)
     alone = decoder(z_0[1:2], features[1:2], image[1:2])
     torch.testing.assert_close(logits[1:2], alone, rtol=1e-4, atol=1e-5)
-    logits.square().mean().backward()
+    logits.square().mean().backward()  # type: ignore[no-untyped-call]
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, name
     with pytest.raises(ValueError, match=f"so {6 * factor}x{5 * factor}, got"):
@@ -168,7 +175,7 @@ def test_the_light_decoder_can_follow_single_pixels_of_the_image() -> None:
         logits = decoder(z_0, features, image)
         loss = F.binary_cross_entropy_with_logits(logits, mask)
         step.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         step.step()
     assert ((logits > 0) == (mask > 0)).float().mean() > 0.97
 
@@ -180,11 +187,12 @@ def flops(module: Any, *inputs: Tensor) -> int:
 
 
 def test_the_light_decoder_is_far_cheaper_than_that_of_stable_diffusion() -> None:
-    from diffusers import AutoencoderKL
+    import diffusers
 
+    autoencoder: Any = diffusers.AutoencoderKL
     with torch.device("meta"):
         decoder = LightDecoder(LightDecoderConfig(latent_channels=4, feature_channels=320))
-        vae = AutoencoderKL(
+        vae = autoencoder(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             block_out_channels=(128, 256, 512, 512),

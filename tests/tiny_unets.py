@@ -43,4 +43,5 @@ def tiny_unet(layout: str, *, in_channels: int = 8) -> Any:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return UNet2DConditionModel(**shape | LAYOUTS[layout]).eval()
+        unet: Any = UNet2DConditionModel
+        return unet(**shape | LAYOUTS[layout]).eval()

@@ -19,7 +19,7 @@ KINDS = {
 LEAST = 0.02
 """Smallest share of the known pixels that is worth a word."""
 
-AMOUNTS = (
+AMOUNTS: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.5, ("mostly", "a lot of", "")),
     (0.15, ("", "some")),
     (0.05, ("some", "a little")),
@@ -46,7 +46,7 @@ def caption(
         kinds: words for the picture, one of which is drawn; see `KINDS`.
         rng: all of the chance.
     """
-    kind = kinds[rng.integers(len(kinds))]
+    kind = kinds[int(rng.integers(len(kinds)))]
     known = mask[mask != IGNORE]
     counts = bincount(known.flatten(), minlength=len(class_names)).numpy()
     shares = counts / max(len(known), 1)
@@ -63,5 +63,5 @@ def caption(
 
 
 def _amount(share: float, rng: np.random.Generator) -> str:
-    words = next(words for least, words in AMOUNTS if share >= least)
-    return words[rng.integers(len(words))]
+    words: tuple[str, ...] = next(words for least, words in AMOUNTS if share >= least)
+    return words[int(rng.integers(len(words)))]

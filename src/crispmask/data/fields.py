@@ -271,7 +271,7 @@ def draw_view(
     whole = Image.fromarray((255 * picture).clip(0, 255).astype(np.uint8))
     picture = np.asarray(whole.filter(ImageFilter.GaussianBlur(field.blur)), np.float32) / 255
     picture += np.float32(field.noise) * rng.standard_normal(picture.shape, np.float32)
-    return picture.clip(0, 1), mask
+    return picture.astype(np.float32, copy=False).clip(0, 1), mask
 
 
 class FieldsDataset(Dataset[Sample]):

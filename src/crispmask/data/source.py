@@ -1,5 +1,6 @@
 """Data sets by the name a user gives: "earth", "camvid:FOLDER" and the like, or a folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from crispmask.errors import InputError
 Split = Literal["train", "val", "test"]
 
 
-PUBLISHED = {
+PUBLISHED: dict[str, Callable[[Path, str], PairDataset | DecodedDataset | SliceDataset]] = {
     "ade20k": ade20k,
     "cityscapes": cityscapes,
     "colin27": colin27,

@@ -190,8 +190,8 @@ def colin27(folder: Path, split: str) -> SliceDataset:
     voxels = (voxels / max(float(np.percentile(voxels, 99.9)), 1e-6)).clip(0, 1)
     middle = round(float(-affine[0, 3] / affine[0, 0]))  # voxel at 0 mm
     width = min(middle, voxels.shape[0] - middle - 1) + 1  # the middle itself is in both
-    if split == "test":
-        voxels, labels = (v[middle : middle + width][::-1] for v in (voxels, labels))
-    else:
-        voxels, labels = (v[middle + 1 - width : middle + 1] for v in (voxels, labels))
-    return SliceDataset(voxels, labels, split)
+    half = slice(middle + 1 - width, middle + 1)
+    if split == "test":  # the right half, mirrored
+        voxels, labels = voxels[::-1], labels[::-1]
+        half = slice(len(voxels) - middle - width, len(voxels) - middle)
+    return SliceDataset(voxels[half], labels[half], split)

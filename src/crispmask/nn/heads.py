@@ -67,7 +67,7 @@ class AlignHead(nn.Module):
         self.presence_scale = nn.Parameter(torch.ones(()))
         self.presence_bias = nn.Parameter(torch.zeros(()))
 
-    def pixels(self, features: Mapping[str, Features]) -> Float[Tensor, "b d h w"]:
+    def pixels(self, features: Mapping[str, Tensor]) -> Float[Tensor, "b d h w"]:
         """Fused pixel vectors at the size of the latent; their length is at most 1.
 
         Args:
@@ -107,7 +107,8 @@ class AlignHead(nn.Module):
         self, pixels: Float[Tensor, "b d h w"], words: Words, *, chunk: int = 64
     ) -> Float[Tensor, "b k"]:
         """Presence logits of many words; score maps exist for `chunk` words at a time only."""
-        return torch.cat([self.presence(self.scores(pixels, w)) for w in words.split(chunk)], 1)
+        chunks = [words[i : i + chunk] for i in range(0, len(words), chunk)]
+        return torch.cat([self.presence(self.scores(pixels, w)) for w in chunks], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +154,10 @@ class ConvBlock(nn.Module):
         )
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
-    def forward(self, x: Features) -> Features:
-        shortcut: Features = self.shortcut(x)
-        return shortcut + self.body(x)
+    def forward(self, x: Features) -> Float[Tensor, "b c_out h w"]:
+        shortcut: Tensor = self.shortcut(x)
+        body: Tensor = self.body(x)
+        return shortcut + body
 
 
 class LightDecoder(nn.Module):

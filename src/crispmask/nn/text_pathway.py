@@ -71,8 +71,8 @@ class TextAdapter(nn.Module):
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         mask = None if tokens is None else tokens[:, None, None, :]  # b 1 1 n
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # b heads h*w d
-        y = self.out(y.transpose(1, 2).flatten(2))  # b h*w c
-        return x + (self.gate.tanh() * y).transpose(1, 2).reshape(b, -1, h, w).to(x.dtype)
+        y = self.gate.tanh() * self.out(y.transpose(1, 2).flatten(2))  # b h*w c
+        return x + y.transpose(1, 2).reshape(b, -1, h, w).to(x.dtype)
 
 
 class TextPathway(nn.Module):
