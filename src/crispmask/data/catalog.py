@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from crispmask.data.earth import EARTH_CLASSES, EARTH_PALETTE
+from crispmask.data.fields import FIELD_CLASSES, FIELD_PALETTE
 from crispmask.data.folder import FolderDataset
 from crispmask.errors import InputError
 
@@ -66,7 +67,11 @@ def camvid(root: Path, split: Literal["train", "val", "test"]) -> FolderDataset:
 
 def palette_for(class_names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
     """A colour for each class: those of a known data set, else hues far apart."""
-    known = {EARTH_CLASSES: EARTH_PALETTE, CAMVID_CLASSES: CAMVID_PALETTE}
+    known = {
+        EARTH_CLASSES: EARTH_PALETTE,
+        CAMVID_CLASSES: CAMVID_PALETTE,
+        FIELD_CLASSES: FIELD_PALETTE,
+    }
     if tuple(class_names) in known:
         return known[tuple(class_names)]
     colours = []

@@ -9,16 +9,9 @@ from typing import Protocol
 from jaxtyping import Int64
 from torch import Tensor
 
-from crispmask.data.earth import EarthDataset
-from crispmask.data.folder import (
-    LABEL_SUFFIXES,
-    FolderDataset,
-    files_by_stem,
-    find_class_names,
-)
-from crispmask.data.pairs import PairDataset
+from crispmask.data.folder import LABEL_SUFFIXES, files_by_stem, find_class_names
 from crispmask.data.sample import read_mask
-from crispmask.data.source import open_split
+from crispmask.data.source import PUBLISHED, AnyDataset, open_split
 from crispmask.data.transforms import resize_labels
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE, Mask
@@ -72,7 +65,7 @@ class MaskFiles:
 class SampleMasks:
     """The masks of a data set that has images, too."""
 
-    def __init__(self, data: FolderDataset | EarthDataset | PairDataset) -> None:
+    def __init__(self, data: AnyDataset) -> None:
         self.data = data
 
     def __len__(self) -> int:
@@ -86,16 +79,15 @@ def open_masks(source: str) -> MaskSplits:
     """The masks of a data set; images, where there are any, are not needed.
 
     Args:
-        source: "earth"; "camvid:FOLDER", "ade20k:FOLDER" or "cityscapes:FOLDER"; or a folder. It
-            holds label files, or labels/ with label files, or train/ and val/ with either.
-            Without train/ the last tenth of the files by name is held out: neighbours in name
-            are often alike. Classes are named by a classes.txt in the folder or the one above, if
-            there is one.
+        source: a name that `open_split` knows; or a folder. It holds label files, or labels/ with
+            label files, or train/ and val/ with either. Without train/ the last tenth of the files
+            by name is held out: neighbours in name are often alike. Classes are named by a
+            classes.txt in the folder or the one above, if there is one.
 
     Raises:
         InputError: if there is no such folder, or a part of it has too few label files.
     """
-    if source.partition(":")[0] in ("earth", "camvid", "ade20k", "cityscapes"):
+    if source.partition(":")[0] in ("earth", "fields", "camvid", *PUBLISHED):
         data = open_split(source, "train"), open_split(source, "val")
         train, val = map(SampleMasks, data)
         return MaskSplits(train=train, val=val, class_names=data[0].class_names)
