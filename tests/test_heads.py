@@ -142,7 +142,7 @@ def test_the_light_decoder_answers_at_the_images_size(factor: int, width: int) -
     assert logits.shape == (3, 1, 6 * factor, 5 * factor)
     alone = decoder(z_0[1:2], features[1:2], image[1:2])
     torch.testing.assert_close(logits[1:2], alone, rtol=1e-4, atol=1e-5)
-    logits.square().mean().backward()  # type: ignore[no-untyped-call]
+    logits.square().mean().backward()
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, name
     with pytest.raises(ValueError, match=f"so {6 * factor}x{5 * factor}, got"):

@@ -159,8 +159,8 @@ def test_per_image_scores_equal_slow_ones(seed: int, h: int, w: int) -> None:
         sensitivity, specificity = tp / theirs.sum(), tn / (~theirs & known).sum()
         assert scores.sensitivity[place] == pytest.approx(sensitivity.item(), nan_ok=True)
         assert scores.specificity[place] == pytest.approx(specificity.item(), nan_ok=True)
-        both = ours.sum() + theirs.sum()
-        assert scores.dice[place] == pytest.approx((2 * tp / both).item(), nan_ok=True)
+        area = ours.sum() + theirs.sum()
+        assert scores.dice[place] == pytest.approx((2 * tp / area).item(), nan_ok=True)
 
 
 def test_empty_masks() -> None:

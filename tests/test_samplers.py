@@ -172,7 +172,7 @@ def test_ancestral_chain_agrees_with_diffusers(estimate: Estimate, temperature: 
     """Same denoiser, flattened masks, schedule ``1 - t``: the states before the last call."""
     shape, steps = (1, 150, 150), 6
     process = UniformDiffusion(K, schedule=lambda t: 1 - t)
-    scheduler: Any = DiscreteDDIMScheduler(steps)  # type: ignore[no-untyped-call]
+    scheduler: Any = DiscreteDDIMScheduler(steps)
     start = process.prior(shape, generator=rng())
 
     theirs, generator = start, rng(1)

@@ -225,7 +225,7 @@ def _soil(field: Field, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         cx, cy, turn, reach = *rng.uniform(0, SIZE, 2), rng.uniform(0, np.pi), rng.uniform(4, 16)
         end = (cx + reach * np.cos(turn), cy + reach * np.sin(turn))
         draw.line(((cx, cy), end), fill=(196, 176, 128), width=1)
-    return np.asarray(bits, np.float32) / 255
+    return np.asarray(bits, np.float32) / np.float32(255)
 
 
 def draw_view(

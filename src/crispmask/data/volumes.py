@@ -105,7 +105,8 @@ def _load(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]
             "volumes are read with nibabel, which is not installed; install crispmask[medical]."
         ) from error
     try:
-        volume: Any = nibabel.as_closest_canonical(nibabel.load(path))
+        to_canonical: Any = nibabel.as_closest_canonical
+        volume = to_canonical(nibabel.load(path))
         voxels = np.asarray(volume.dataobj, dtype=np.float32)
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"{path} cannot be read as a NIfTI volume ({error}).") from error

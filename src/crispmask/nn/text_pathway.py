@@ -72,7 +72,8 @@ class TextAdapter(nn.Module):
         mask = None if tokens is None else tokens[:, None, None, :]  # b 1 1 n
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # b heads h*w d
         y = self.gate.tanh() * self.out(y.transpose(1, 2).flatten(2))  # b h*w c
-        return x + y.transpose(1, 2).reshape(b, -1, h, w).to(x.dtype)
+        changed: Features = x + y.transpose(1, 2).reshape(b, -1, h, w).to(x.dtype)
+        return changed
 
 
 class TextPathway(nn.Module):
