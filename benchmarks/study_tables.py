@@ -184,7 +184,7 @@ def tables(
             for s in (1.0, 1.4, 2.0, 4.0)
         ],
         "start": [
-            Arm(name=f"from the base, {n} calls", sampling=chain(n, start="base"))
+            Arm(name=f"from the base, {calls(n)}", sampling=chain(n, start="base"))
             for n in (1, 2, 3, 10)
         ],
         "condition": [
