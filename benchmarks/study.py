@@ -5,7 +5,8 @@
     python benchmarks/study.py earth all --train-only      # the same in a second shell: they share
 
 Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take the recipe of the
-default refiner with one thing changed and the same number of steps. Trained arms lie in
+default refiner with one thing changed and the same number of steps; on Earth its temperature is
+fitted to the validation tiles, as that of the default is. Trained arms lie in
 runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated, one that another
 shell trains is left to it. Each table is written to
 benchmarks/results/study_DATA_TABLE/report.json, with what every row gains over the control of one
@@ -88,6 +89,7 @@ def arm_row(arm: Arm, folders: Sequence[Path], segmenter: Segmenter) -> Row:
 
     def predictor(folder: Path, seed: int) -> Predictor:
         refiner = MaskRefiner.from_pretrained(folder)
+        refiner.config = replace(refiner.config, gate=0.0)  # the arm itself, however it does
         answer = arm.answer or once
         sampling = replace(arm.sampling, seed=seed)
 

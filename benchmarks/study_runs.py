@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from crispmask.cli.calibrate import CalibrateArguments, run_calibration
 from crispmask.data.source import open_split
 from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
@@ -41,8 +42,21 @@ class Run:
     config: TrainConfig
 
     @property
-    def finished(self) -> bool:
+    def calibrates(self) -> bool:
+        """Whether the temperature is fitted afterwards, as `train_first_light.sh` does.
+
+        Not on CamVid, whose validation images are the ones that are measured.
+        """
+        return isinstance(self.config, RefinerTrainConfig) and self.config.data == "earth"
+
+    @property
+    def trained(self) -> bool:
         return (self.folder / "model.safetensors").exists()
+
+    @property
+    def finished(self) -> bool:
+        calibrated = (self.folder / "calibration.json").exists()
+        return self.trained and (calibrated or not self.calibrates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +179,16 @@ def _train(run: Run) -> bool:
         with FileLock(f"{run.folder}.lock", timeout=0):  # let go even by a killed process
             if run.finished:
                 return False
-            resume = (run.folder / "checkpoint").exists()
-            if not resume and run.folder.exists():
-                shutil.rmtree(run.folder)  # stopped before its first checkpoint
-            train(run.config, run.folder, resume=resume)
+            if not run.trained:
+                resume = (run.folder / "checkpoint").exists()
+                if not resume and run.folder.exists():
+                    shutil.rmtree(run.folder)  # stopped before its first checkpoint
+                train(run.config, run.folder, resume=resume)
+            if run.calibrates:
+                assert isinstance(run.config, RefinerTrainConfig)
+                run_calibration(
+                    CalibrateArguments(model=run.folder, data="earth:val", base=run.config.base)
+                )
     except Timeout:
         return False
     return True

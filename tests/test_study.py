@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -18,8 +19,9 @@ from crispmask.data.sample import Sample, write_mask
 from crispmask.data.transforms import AugmentConfig
 from crispmask.errors import InputError
 from crispmask.evaluate import Row, evaluate
+from crispmask.models.checkpoint import WEIGHTS
 from crispmask.models.segmenters import BaseOutput
-from crispmask.recipes import RECIPES, camvid_refiner
+from crispmask.recipes import RECIPES, camvid_refiner, earth_refiner
 from crispmask.report import Report
 from crispmask.shapes import Image, Probs
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, train
@@ -245,6 +247,22 @@ def test_a_run_of_another_shell_is_left_to_it(bench: Any, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="'nowhere' is no data set"):
         runs._train(run)  # the other shell has stopped: started again
     assert not run.folder.exists()
+
+
+def test_arms_on_earth_are_calibrated_even_where_they_were_trained_before(
+    bench: Any, tmp_path: Path
+) -> None:
+    study = bench("study_runs")
+    config = replace(earth_refiner(), base="earth-small")
+    run = study.Run(folder=tmp_path / "arm", config=config)
+    shutil.copytree(WEIGHTS / "earth-small" / "refiner", run.folder)
+    weights = (run.folder / "model.safetensors").read_bytes()
+    assert not run.finished
+    study.finish([run])
+    assert run.finished
+    assert (run.folder / "model.safetensors").read_bytes() == weights
+    fitted = json.loads((run.folder / "calibration.json").read_text())["settings"]["temperature"]
+    assert fitted == pytest.approx(1.12, rel=0.05)  # it was fitted on these tiles already
 
 
 # the page
