@@ -81,16 +81,7 @@ def load_diffusers(cls: Any, folder: Path, *, weights: bool = True) -> nn.Module
             with torch.device("meta"):
                 model: nn.Module = cls.from_config(config)
             return model.eval()
-        variant = _variant(folder, "diffusion_pytorch_model")
-        model, info = cls.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            variant=variant,
-        )
-    _check_complete(model, info, folder)
-    return model.float().eval()
+        return _load(cls, folder, stem="diffusion_pytorch_model")
 
 
 def load_text_encoder(folder: Path, *, weights: bool = True) -> nn.Module:
@@ -110,16 +101,7 @@ def load_text_encoder(folder: Path, *, weights: bool = True) -> nn.Module:
             with torch.device("meta"):
                 model: nn.Module = cls(config)
             return model.eval()
-        variant = _variant(folder, "model")
-        model, info = cls.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            variant=variant,
-        )
-    _check_complete(model, info, folder)
-    return model.float().eval()
+        return _load(cls, folder, stem="model")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -130,6 +112,20 @@ def load_tokenizer(folder: Path) -> Any:
     """
     with _reading(folder):
         return transformers_class("CLIPTokenizer").from_pretrained(folder, local_files_only=True)
+
+
+def _load(cls: Any, folder: Path, *, stem: str) -> nn.Module:
+    """A model of diffusers or transformers with all of its weights, in evaluation mode."""
+    model, info = cls.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        variant=_variant(folder, stem),
+    )
+    _check_complete(model, info, folder)
+    loaded: nn.Module = model.float().eval()
+    return loaded
 
 
 @contextmanager

@@ -125,7 +125,11 @@ class QueryEncoder:
         options = {} if kind == _CLIP else {"add_pooling_layer": False}
         try:
             encoder, loading = network.from_pretrained(
-                weights, local_files_only=True, output_loading_info=True, **options
+                weights,
+                use_safetensors=True,  # never a pickle
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
             )
             tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -194,16 +194,7 @@ class RefinerTrainConfig:
     hard_labels: float = 0.15
 
     def __post_init__(self) -> None:
-        MaskUNetConfig(
-            num_classes=2,
-            cond_channels=1,
-            widths=self.widths,
-            depth=self.depth,
-            patch_size=self.patch_size,
-            embed_dim=self.embed_dim,
-            stem_kernel=self.stem_kernel,
-            time_scale=self.time_scale,
-        )  # checks these, before any data is read
+        self.network(num_classes=2, cond_channels=1)  # checks its sizes, before any data is read
         if self.stride not in (1, 2, 4):
             raise ValueError(f"stride must be 1, 2 or 4, got {self.stride}.")
         if not 0 <= self.condition_dropout < 1:
@@ -228,6 +219,27 @@ class RefinerTrainConfig:
         for name in ("first_stage", "noise_share", "hard_labels"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+
+    def network(
+        self, *, num_classes: int, cond_channels: int, num_states: int = 0
+    ) -> MaskUNetConfig:
+        """The denoiser of this run, for a number of classes or codes and of condition channels."""
+        return MaskUNetConfig(
+            num_classes=num_classes,
+            cond_channels=cond_channels,
+            num_states=num_states,
+            widths=self.widths,
+            depth=self.depth,
+            linear_attention=self.linear_attention,
+            patch_size=self.patch_size,
+            embed_dim=self.embed_dim,
+            embed_trained=self.embed_trained,
+            stem_kernel=self.stem_kernel,
+            head_channels=self.head_channels,
+            dropout=self.dropout,
+            time_scale=self.time_scale,
+            state_input=self.state_input,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

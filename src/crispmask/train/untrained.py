@@ -11,7 +11,6 @@ from crispmask.models.segformer import SegformerBase, SegformerBaseConfig
 from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
 from crispmask.nn.efficientnet import imagenet_weights, load_imagenet
 from crispmask.nn.fpn import FPNConfig
-from crispmask.nn.unet import MaskUNetConfig
 from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig
 
 HALF_B0 = (16, 32, 80, 128)
@@ -69,21 +68,8 @@ def new_refiner(
     cond = condition_channels(
         config.conditioning, k, stride=config.stride, feature_channels=features
     )
-    network = MaskUNetConfig(
-        num_classes=codes,
-        cond_channels=cond,
-        num_states=num_states(codes, config.process),
-        widths=config.widths,
-        depth=config.depth,
-        linear_attention=config.linear_attention,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        embed_trained=config.embed_trained,
-        stem_kernel=config.stem_kernel,
-        head_channels=config.head_channels,
-        dropout=config.dropout,
-        time_scale=config.time_scale,
-        state_input=config.state_input,
+    network = config.network(
+        num_classes=codes, cond_channels=cond, num_states=num_states(codes, config.process)
     )
     multiple = config.stride * network.stride
     if any(side % multiple for side in config.augment.crop):
