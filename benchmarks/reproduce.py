@@ -23,7 +23,8 @@ from crispmask.data.transforms import resize_short_side
 from crispmask.evaluate import Row, evaluate
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.bases import Base, load_base
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput
 from crispmask.predict import PAPER_SCALES, Refine, refine_views
 from crispmask.shapes import Image, Probs

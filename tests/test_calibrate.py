@@ -23,13 +23,14 @@ from crispmask.metrics.calibration import TEMPERATURES, TemperatureFit, tempered
 from crispmask.metrics.conformal import label_sets
 from crispmask.models.ensemble import refine_ensemble
 from crispmask.models.probabilities import gated
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import (
     Conditioning,
     RefinerConfig,
     Sampling,
     condition_channels,
 )
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.predict import refine_views, refine_windows

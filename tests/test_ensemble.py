@@ -11,8 +11,9 @@ from crispmask.data.earth import earth
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import WEIGHTS
 from crispmask.models.ensemble import refine_ensemble, step_disagreement
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.nn.unet import MaskUNetConfig
 

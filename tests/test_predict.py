@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from crispmask.diffusion.categorical import image_generators
 from crispmask.errors import InputError
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, Sampling, condition_channels
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.predict import blend, refine_views, refine_windows, taper, windows

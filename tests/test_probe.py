@@ -13,8 +13,9 @@ from crispmask.evaluate import Row, evaluate, refiner_rows
 from crispmask.evaluate.probe import probe_state
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.checkpoint import WEIGHTS
-from crispmask.models.refiner import Condition, MaskRefiner
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
+from crispmask.models.refiner_parts import Condition
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE, Image, Logits, Mask, Time

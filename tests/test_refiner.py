@@ -15,7 +15,7 @@ from crispmask.diffusion.mixed import MixedDiffusion
 from crispmask.diffusion.schedules import cosine
 from crispmask.errors import InputError
 from crispmask.models.probabilities import SMOOTHING, entropy, log_smoothed
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import (
     Conditioning,
     ProcessName,
@@ -24,6 +24,7 @@ from crispmask.models.refiner_config import (
     condition_channels,
     num_states,
 )
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.mask_codec import MaskCodecConfig

@@ -1,10 +1,12 @@
 """Text encoders from folders: what they give, keep, and refuse."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from crispmask.errors import InputError
 from crispmask.models.text_states import MINILM, QueryEncoder
@@ -196,3 +198,12 @@ def test_minilm_knows_what_is_alike() -> None:
     assert alike[0, 1] > alike[0, 2]
     assert alike[2, 3] > alike[2, 0]
     torch.testing.assert_close(states.pooled.norm(dim=1), torch.ones(4))
+
+
+def test_weights_in_a_pickle_are_not_read(clip: Path, tmp_path: Path) -> None:
+    shutil.copytree(clip, tmp_path / "sd")
+    stored = tmp_path / "sd" / "text_encoder" / "model.safetensors"
+    torch.save(load_file(stored), stored.with_name("pytorch_model.bin"))
+    stored.unlink()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        QueryEncoder.from_folder(tmp_path / "sd")

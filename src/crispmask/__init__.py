@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from crispmask.metrics.confusion import ConfusionMatrix
     from crispmask.models.inputs import as_base_output
     from crispmask.models.prior import MaskPrior
-    from crispmask.models.refiner import MaskRefiner, RefinerOutput
+    from crispmask.models.refiner import MaskRefiner
     from crispmask.models.refiner_config import RefinerConfig
+    from crispmask.models.refiner_parts import RefinerOutput
     from crispmask.models.segmenters import BaseOutput, FPNSegmenter
     from crispmask.nn.unet import MaskUNet
     from crispmask.report import Report
@@ -44,8 +45,9 @@ _MODULES = {
     "metrics.confusion": ("ConfusionMatrix",),
     "models.inputs": ("as_base_output",),
     "models.prior": ("MaskPrior",),
-    "models.refiner": ("MaskRefiner", "RefinerOutput"),
+    "models.refiner": ("MaskRefiner",),
     "models.refiner_config": ("RefinerConfig",),
+    "models.refiner_parts": ("RefinerOutput",),
     "models.segmenters": ("BaseOutput", "FPNSegmenter"),
     "nn.unet": ("MaskUNet",),
     "report": ("Report",),

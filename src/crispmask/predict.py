@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from crispmask.diffusion.categorical import image_generators
 from crispmask.errors import InputError
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput, Segmenter
 from crispmask.shapes import Image, Logits, Mask, Probs, Time
 

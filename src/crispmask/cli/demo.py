@@ -13,7 +13,8 @@ from crispmask.data.earth import EARTH_PALETTE, earth
 from crispmask.data.sample import overlay
 from crispmask.evaluate import Row, evaluate
 from crispmask.models.checkpoint import find_model
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.shapes import Image, Probs
 

@@ -20,8 +20,9 @@ from crispmask.errors import InputError
 from crispmask.metrics.conformal import label_sets
 from crispmask.models.ensemble import EnsembleOutput, over_seeds
 from crispmask.models.inputs import as_base_output, check_same_size
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput
 from crispmask.predict import refine_windows
 from crispmask.shapes import Image

@@ -7,7 +7,8 @@ import torch
 from crispmask.data.sample import Sample
 from crispmask.diffusion.categorical import UniformDiffusion, image_generators
 from crispmask.metrics.confusion import ConfusionMatrix
-from crispmask.models.refiner import MaskRefiner, State
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_parts import State
 from crispmask.models.segmenters import BaseOutput, Segmenter
 from crispmask.report.results import StateUse
 from crispmask.shapes import IGNORE, Generators, Image, Mask

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from crispmask.errors import InputError
 from crispmask.models.probabilities import entropy
-from crispmask.models.refiner import MaskRefiner, RefinerOutput
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.shapes import Mask, Probs
 
 

@@ -3,11 +3,10 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,12 +23,13 @@ from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
-from crispmask.models.probabilities import entropy, gated, log_smoothed, smooth
+from crispmask.models.probabilities import gated, log_smoothed, smooth
 from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
+from crispmask.models.refiner_parts import Bound, Condition, RefinerOutput, State
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.layers import standardized_once
 from crispmask.nn.mask_codec import MaskCodec
-from crispmask.nn.unet import MaskUNet, Stem
+from crispmask.nn.unet import MaskUNet
 from crispmask.shapes import IGNORE, Image, Logits, Mask, Probs, Time
 
 PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
@@ -40,56 +40,6 @@ PROCESSES: dict[str, Callable[[int, Schedule], Process]] = {
 
 NEVER = -1e4
 """Logit of a class that is never answered: its softmax is exactly 0, sums with it stay finite."""
-
-
-State = Int64[Tensor, "b _ _"]
-"""Labels, or codes, at the size of the state, beside masks at that of the image."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Everything about one batch that does not change between calls of the denoiser.
-
-    Attributes:
-        stem: the condition's share of the network's first layer.
-        log_base: log-probabilities of the base at the size of the state, b k h/stride w/stride.
-    """
-
-    stem: Stem
-    log_base: Logits
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A denoiser with its condition, and the base's log-probabilities at the state's size."""
-
-    denoise: Denoise
-    log_base: Logits
-
-
-@dataclass(frozen=True)
-class RefinerOutput:
-    """A refined mask.
-
-    Attributes:
-        probs: class probabilities at the size of the image, b k h w.
-        trace: labels at the size of the state after each call, before any gate, if asked for.
-        num_calls: how often the network was called.
-    """
-
-    probs: Probs
-    trace: tuple[Int64[Tensor, "b _ _"], ...]
-    num_calls: int
-
-    @property
-    def labels(self) -> Mask:
-        """The most probable class of each pixel, b h w."""
-        return self.probs.argmax(1)
-
-    @property
-    def uncertainty(self) -> Float[Tensor, "b h w"]:
-        """Entropy of ``probs`` over its maximum log(k): 0 is certain, 1 is a guess."""
-        return entropy(self.probs)
 
 
 class MaskRefiner(nn.Module, Pretrained):

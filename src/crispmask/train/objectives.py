@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
 from crispmask.models.bases import Base
-from crispmask.models.refiner import Condition, MaskRefiner
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_parts import Condition
 from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
