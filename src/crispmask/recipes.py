@@ -55,7 +55,7 @@ def camvid_refiner() -> RefinerTrainConfig:
         data="camvid",
         base="runs/camvid-base-start",
         loop=LoopConfig(
-            steps=1000, batch_size=4, learning_rate=1.5e-3, eval_every=250, save_every=250
+            steps=3000, batch_size=4, learning_rate=1.5e-3, eval_every=500, save_every=250
         ),
         augment=AugmentConfig(crop=(256, 320), scale=(0.9, 1.1)),
         widths=(48, 96, 128),
