@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,6 +86,14 @@ def test_bases_that_are_refused(theirs: Path, tiny_models: Path, tmp_path: Path)
     config = json.loads((theirs / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="holds no SegFormer that transformers reads"):
+        load_base(tmp_path, class_names=NAMES)
+
+
+def test_a_pickle_of_weights_is_refused(theirs: Path, tmp_path: Path) -> None:
+    weights = load_file(theirs / "model.safetensors")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text((theirs / "config.json").read_text())
+    with pytest.raises(InputError, match=r"as a pickle \(\.bin\), which can run code"):
         load_base(tmp_path, class_names=NAMES)
 
 

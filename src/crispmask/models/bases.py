@@ -67,22 +67,27 @@ def from_transformers(
     Its features are what the classifier of that model reads. Nothing is downloaded.
 
     Args:
-        folder: ``config.json`` and weights, for instance those of
+        folder: ``config.json`` and ``model.safetensors``, for instance of
             nvidia/segformer-b2-finetuned-ade-512-512.
         class_names: in the order of the model's labels; by default what the model calls them.
 
     Raises:
-        InputError: if transformers is not installed, the folder cannot be read, or the model has
-            another number of labels or another layout.
+        InputError: if transformers is not installed, the folder cannot be read or holds its
+            weights as a pickle alone, or the model has another number of labels or another layout.
     """
     if importlib.util.find_spec("transformers") is None:
         raise InputError("SegFormer needs transformers; install it: pip install 'crispmask[hf]'.")
     from transformers import SegformerForSemanticSegmentation
 
+    if not any(Path(folder).glob("*.safetensors")) and any(Path(folder).glob("*.bin")):
+        raise InputError(
+            f"{folder} holds its weights as a pickle (.bin), which can run code; load it with "
+            "transformers where you trust it, and save_pretrained writes model.safetensors."
+        )
     kind: Any = SegformerForSemanticSegmentation
     try:
         theirs, loading = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
+            folder, local_files_only=True, output_loading_info=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder} holds no SegFormer that transformers reads: {error}") from error
