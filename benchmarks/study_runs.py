@@ -15,7 +15,7 @@ from crispmask.data.source import open_split
 from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.recipes import (
-    camvid_base,
+    camvid_base_dice,
     camvid_codec,
     camvid_segformer,
     earth_base,
@@ -72,7 +72,8 @@ def other_bases(data: str, runs: Path) -> list[OtherBase]:
     study = runs / "study" / data
     if data == "camvid":
         fpn = OtherBase(
-            name="stronger FPN", run=Run(folder=runs / "camvid-base", config=camvid_base())
+            name="stronger FPN",
+            run=Run(folder=runs / "camvid-base-dice", config=camvid_base_dice()),
         )
         transformer = camvid_segformer()
     else:

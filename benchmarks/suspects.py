@@ -1,6 +1,6 @@
 """Does `crispmask data suspects` find wrong labels? Errors are planted in CamVid and looked for.
 
-    python benchmarks/suspects.py camvid --base runs/camvid-base --prior runs/prior-camvid
+    python benchmarks/suspects.py camvid --base runs/camvid-base-dice --prior runs/prior-camvid
 
 Five per cent of the regions of the validation labels (connected, 100 pixels or more) are spoilt,
 half of them relabelled to another class at random, half moved by up to 20 pixels each way. A
@@ -185,7 +185,7 @@ def full(opinions: Opinions) -> Opinions:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="camvid, or another data set with images and labels")
-    parser.add_argument("--base", default="runs/camvid-base")
+    parser.add_argument("--base", default="runs/camvid-base-dice")
     parser.add_argument("--prior", default="runs/prior-camvid")
     parser.add_argument("--seeds", type=int, default=3, help="plantings, each with its own errors")
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")

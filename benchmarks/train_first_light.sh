@@ -18,7 +18,8 @@ if [ "$data" = earth ]; then
     run "earth-base-fold-$fold" earth-base --folds 5 --fold "$fold" --loop.eval-images 0
   done
 else
-  run "$data-base-longer" "$data-base-longer"
+  run camvid-base-dice camvid-base-dice
+  run camvid-base-longer camvid-base-longer
 fi
 for seed in 0 1 2; do
   run "$data-refiner-$seed" "$data-refiner" --loop.seed "$seed" --loop.eval-images 20

@@ -167,10 +167,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Any) -> Path:
     )
     monkeypatch.setitem(RECIPES, "camvid-refiner", lambda: refiner)
     study = bench("study_runs")
-    monkeypatch.setattr(study, "camvid_base", lambda: base)
+    monkeypatch.setattr(study, "camvid_base_dice", lambda: base)
     monkeypatch.setattr(study, "camvid_segformer", lambda: replace(base, network="segformer"))
     runs = tmp_path / "runs"
-    for name in ("camvid-base", "camvid-base-start"):
+    for name in ("camvid-base-dice", "camvid-base-start"):
         train(base, runs / name)
     behind = replace(refiner, base=str(runs / "camvid-base-start"))
     train(behind, runs / "camvid-refiner-0")
@@ -191,7 +191,7 @@ def test_bases_are_trained_folded_refined_and_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (small / "study" / "camvid").mkdir(parents=True)
-    for name, score in (("camvid-base", 0.54), ("segformer", 0.56)):
+    for name, score in (("camvid-base-dice", 0.54), ("segformer", 0.56)):
         scores = json.dumps({"train": score, "val": 0.5})
         (small / "study" / "camvid" / f"{name}-gap.json").write_text(scores)
     words = ("bases", "--seeds", "1", "--runs", small, "--output", tmp_path)
