@@ -67,6 +67,7 @@ class QueryEncoder:
         tokenizer: of transformers.
         width: d, the size of a state.
         max_tokens: longest sentence, start and end included.
+        reads_padding: whether states of padding are meant to be attended to, as with CLIP.
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Any, *, cache: Path | None = None) -> None:
@@ -95,13 +96,8 @@ class QueryEncoder:
         self.width = int(config.hidden_size)
         self.max_tokens = min(int(config.max_position_embeddings), int(tokenizer.model_max_length))
         self.cache = cache
-        self._clip = config.model_type == _CLIP
+        self.reads_padding = config.model_type == _CLIP
         self._known: dict[tuple[str, str], TextStates] = {}
-
-    @property
-    def padding_hidden(self) -> bool:
-        """Whether a U-Net's own attention must not see padding: so for BERT, not for CLIP."""
-        return not self._clip
 
     @classmethod
     def from_folder(cls, folder: Path, *, cache: Path | None = None, weights: bool = True) -> Self:
@@ -121,10 +117,10 @@ class QueryEncoder:
 
         folder = Path(folder)
         split = (folder / "text_encoder").is_dir()
-        network_folder, words = (
+        encoder_dir, words = (
             (folder / "text_encoder", folder / "tokenizer") if split else (folder, folder)
         )
-        kind = _kind(network_folder)
+        kind = _kind(encoder_dir)
         if not words.is_dir():
             raise InputError(f"{folder} has no tokenizer/ beside text_encoder/; copy it, too.")
         network: Any = CLIPTextModel if kind == _CLIP else BertModel
@@ -132,11 +128,11 @@ class QueryEncoder:
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
             if not weights:
-                config = network.config_class.from_pretrained(network_folder)
+                config = network.config_class.from_pretrained(encoder_dir)
                 with torch.device("meta"):
                     return cls(network(config, **options), tokenizer, cache=cache)
             encoder, loading = network.from_pretrained(
-                network_folder,
+                encoder_dir,
                 use_safetensors=True,  # never a pickle
                 local_files_only=True,
                 output_loading_info=True,
@@ -150,7 +146,7 @@ class QueryEncoder:
             ) from error
         if loading["missing_keys"]:
             raise InputError(
-                f"{network_folder} lacks {len(loading['missing_keys'])} tensors of its text encoder "
+                f"{encoder_dir} lacks {len(loading['missing_keys'])} tensors of its text encoder "
                 f"(first: {sorted(loading['missing_keys'])[0]}); copy it again."
             )
         return cls(encoder.float(), tokenizer, cache=cache)
@@ -212,7 +208,7 @@ class QueryEncoder:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(data)
         words = sorted(self.tokenizer.get_vocab().items())
-        digest.update(json.dumps([words, self._clip, self.max_tokens]).encode())
+        digest.update(json.dumps([words, self.reads_padding, self.max_tokens]).encode())
         return digest.hexdigest()
 
     def _check(self, query: str, prompt: str) -> None:
@@ -255,16 +251,16 @@ class QueryEncoder:
         device = next(self.encoder.parameters()).device
         batch = self.tokenizer(
             [template.replace("{}", query) for template, query in keys],
-            padding="max_length" if self._clip else "longest",
+            padding="max_length" if self.reads_padding else "longest",
             max_length=self.max_tokens,
             truncation=True,  # a guard: longer ones have been refused
             return_tensors="pt",
         ).to(device)
         mask = batch["attention_mask"].bool()
         # CLIP was trained on padded sentences without a mask, and so runs Stable Diffusion
-        out = self.encoder(batch["input_ids"]) if self._clip else self.encoder(**batch)
+        out = self.encoder(batch["input_ids"]) if self.reads_padding else self.encoder(**batch)
         tokens: Tensor = out.last_hidden_state.float()  # n m d
-        if self._clip:
+        if self.reads_padding:
             pooled = out.pooler_output.float()
             keep = torch.full((len(keys),), tokens.shape[1])
         else:

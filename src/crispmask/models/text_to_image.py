@@ -25,13 +25,13 @@ from crispmask.models.text_states import TextStates
 from crispmask.shapes import Image
 
 
-def captioned(unet: nn.Module, states: TextStates, *, padding_hidden: bool) -> DenoiseLatents:
+def captioned(unet: nn.Module, states: TextStates, *, reads_padding: bool) -> DenoiseLatents:
     """A U-Net with a caption for each row.
 
     Args:
         unet: diffusers' `UNet2DConditionModel`.
         states: as many as rows, on the device of the network.
-        padding_hidden: whether attention is kept from padding, see `QueryEncoder`.
+        reads_padding: whether attention sees padding, see `QueryEncoder`.
     """
     network: Any = unet
 
@@ -40,7 +40,7 @@ def captioned(unet: nn.Module, states: TextStates, *, padding_hidden: bool) -> D
             x_t,
             step,
             encoder_hidden_states=states.tokens.to(x_t.dtype),
-            encoder_attention_mask=states.mask if padding_hidden else None,
+            encoder_attention_mask=None if reads_padding else states.mask,
         ).sample
         return out
 
@@ -87,11 +87,11 @@ def generate(
         h, w = (known, known) if isinstance(known, int) else known
     else:
         h, w = (-(-side // codec.stride) for side in size)
-    hidden = parts.words.padding_hidden
+    padding = parts.words.reads_padding
     conditions = [parts.words.encode(list(captions))]
     if guidance_scale != 1:
         conditions.append(parts.words.encode([""] * len(captions)))
-    calls = [captioned(unet, states.to(device), padding_hidden=hidden) for states in conditions]
+    calls = [captioned(unet, states.to(device), reads_padding=padding) for states in conditions]
     start = shared_noise(
         (len(captions), codec.channels, h, w),
         queries=1,

@@ -53,11 +53,11 @@ EVAL_BATCH = 16
 class GeneratorObjective(nn.Module):
     """Mean squared error of v, the noise's times spread evenly over the batch."""
 
-    def __init__(self, model: nn.Module, scheduler: Scheduler, *, padding_hidden: bool) -> None:
+    def __init__(self, model: nn.Module, scheduler: Scheduler, *, reads_padding: bool) -> None:
         super().__init__()
         self.model = model
         self.scheduler = scheduler
-        self.padding_hidden = padding_hidden
+        self.reads_padding = reads_padding
 
     def forward(self, batch: CaptionBatch, progress: float, generator: torch.Generator) -> Tensor:
         """Loss of a batch; the times of its crops are spread evenly, from a random start."""
@@ -66,7 +66,7 @@ class GeneratorObjective(nn.Module):
         step = (t * int(self.scheduler.config["num_train_timesteps"])).long()
         step = step[torch.randperm(b, generator=generator)]
         noise = torch.randn(x_0.shape, generator=generator).to(x_0)
-        denoise = captioned(self.model, batch.states, padding_hidden=self.padding_hidden)
+        denoise = captioned(self.model, batch.states, reads_padding=self.reads_padding)
         return v_errors(denoise, self.scheduler, x_0, noise, step.to(x_0.device)).mean()
 
 
@@ -107,9 +107,8 @@ def generator_task(config: GeneratorConfig) -> tuple[Task, dict[str, Any]]:
     held_out = crops_of(store(some_of(val_set, config.loop.eval_images)), 1)
     words.encode(["", *crops.captions])  # all at once: how texts are batched must not depend on
     words.encode(held_out.captions)  # where a run was stopped
-    hidden = words.padding_hidden
     task = Task(
-        objective=GeneratorObjective(unet, scheduler, padding_hidden=hidden),
+        objective=GeneratorObjective(unet, scheduler, reads_padding=words.reads_padding),
         draw=lambda g: draw_captioned(
             crops,
             words,
@@ -195,7 +194,7 @@ def generator_scores(
         for start in range(0, n, EVAL_BATCH):
             rows = slice(start, start + EVAL_BATCH)
             states = words.encode(captions[rows]).to(device)
-            denoise = captioned(unet, states, padding_hidden=words.padding_hidden)
+            denoise = captioned(unet, states, reads_padding=words.reads_padding)
             x_0 = crops.latents[rows].to(device)
             for i in range(EVAL_TIMES):
                 step = torch.full((len(x_0),), int(total * (i + 0.5) / EVAL_TIMES), device=device)
