@@ -330,7 +330,7 @@ def test_pictures_take_the_exact_number_of_calls(trained: Path) -> None:
 
 def test_models_that_cannot_draw(tmp_path: Path, trained: Path) -> None:
     for layout in ("sd1", "marigold"):
-        folder = write_backbone(tmp_path / layout, layout)  # type: ignore[arg-type]
+        folder = write_backbone(tmp_path / layout, layout)
         with pytest.raises(InputError, match="as many channels in as out, got one of"):
             generate(folder, ["a"])
     with pytest.raises(InputError, match="at least one sentence"):

@@ -36,7 +36,7 @@ class LatentVaeObjective(nn.Module):
         back = model.decode(posterior.sample(generator=generator)).sample
         error: Tensor = back - pictures
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        kl: Tensor = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         loss = error.abs().mean() + self.settings.edge_weight * edges
         return loss + self.settings.kl_weight * kl
 
