@@ -6,12 +6,13 @@ from dataclasses import replace
 from crispmask.data.transforms import AugmentConfig
 from crispmask.train.configs import (
     CodecTrainConfig,
-    LoopConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
 )
+from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
+from crispmask.train.loop_config import LoopConfig
 
 
 def camvid_base_start() -> SegmenterTrainConfig:
@@ -250,6 +251,62 @@ def earth_codec() -> CodecTrainConfig:
     return replace(own_codec(), data="earth")
 
 
+def latent_earth_vae() -> LatentVaeConfig:
+    """A small VAE of Earth tiles and their masks, 4 channels at a quarter of the size.
+
+    A step on 16 crops of 64 x 64 takes 0.43 s on one core.
+    """
+    return LatentVaeConfig(
+        data="earth",
+        loop=LoopConfig(
+            steps=1300,
+            batch_size=16,
+            learning_rate=3e-3,
+            weight_decay=0.0,
+            eval_every=650,
+            eval_images=40,
+        ),
+        augment=AugmentConfig(crop=(64, 64), scale=(0.9, 1.5), hue=0.01),
+    )
+
+
+def latent_earth_pretrain() -> GeneratorConfig:
+    """A small U-Net that draws Earth tiles from captions, behind ``runs/latent-earth-vae``.
+
+    A step on 8 latents of 32 x 32 takes 0.76 s on one core; with widths (64, 128, 128) 1.05 s,
+    with (32, 64, 128) 0.49 s.
+    """
+    return GeneratorConfig(
+        data="earth",
+        vae="runs/latent-earth-vae",
+        loop=LoopConfig(
+            steps=3000,
+            batch_size=8,
+            learning_rate=1e-3,
+            ema_decay=0.998,
+            eval_every=500,
+            eval_images=40,
+            save_every=500,
+        ),
+        augment=AugmentConfig(crop=(128, 128), scale=(1.0, 1.5), hue=0.01),
+        widths=(48, 96, 128),
+    )
+
+
+def latent_camvid_vae() -> LatentVaeConfig:
+    """As `latent_earth_vae`, on CamVid at half its size."""
+    config = latent_earth_vae()
+    augment = AugmentConfig(crop=(64, 64), scale=(0.9, 1.5), short_side=180)
+    return replace(config, data="camvid", augment=augment)
+
+
+def latent_camvid_pretrain() -> GeneratorConfig:
+    """As `latent_earth_pretrain`, on CamVid at half its size: ``runs/latent-camvid-vae``."""
+    config = latent_earth_pretrain()
+    augment = AugmentConfig(crop=(128, 128), scale=(0.9, 1.5), short_side=180)
+    return replace(config, data="camvid", vae="runs/latent-camvid-vae", augment=augment)
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-segformer": earth_segformer,
@@ -272,4 +329,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-codec": earth_codec,
     "camvid-codec": camvid_codec,
     "codec": own_codec,
+    "latent-earth-vae": latent_earth_vae,
+    "latent-earth-pretrain": latent_earth_pretrain,
+    "latent-camvid-vae": latent_camvid_vae,
+    "latent-camvid-pretrain": latent_camvid_pretrain,
 }

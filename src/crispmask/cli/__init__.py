@@ -21,7 +21,8 @@ Diffusion models for semantic segmentation: refine the masks you have.
 commands:
   demo        refine held-out satellite tiles with the bundled weights and measure the gain
   refine      refine the masks of any segmenter: label PNGs, .npy or .npz scores, whole folders
-  train       train a base segmenter, a refiner, a prior over masks or a codec by a recipe
+  train       train a base segmenter, a refiner, a prior over masks, a codec or a latent
+              diffusion model by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
   calibrate   fit temperature and gate of a refiner to held-out images, so that it does no harm
   data check  look over a folder of images and labels before training on it

@@ -8,13 +8,7 @@ import tyro
 from accelerate import PartialState
 
 from crispmask.recipes import RECIPES
-from crispmask.train import (
-    CodecTrainConfig,
-    PriorTrainConfig,
-    RefinerTrainConfig,
-    SegmenterTrainConfig,
-    train,
-)
+from crispmask.train import TrainConfig, train
 
 DESCRIPTION = """\
 Train by a recipe; each of its fields can be changed.
@@ -34,7 +28,7 @@ class TrainArguments:
     """
 
     config: Annotated[
-        SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig | CodecTrainConfig,
+        TrainConfig,
         tyro.conf.arg(name=""),
         tyro.conf.AvoidSubcommands,
     ]

@@ -16,6 +16,9 @@ KINDS = {
 }
 """What the images of a data set are called."""
 
+OTHER_KINDS = ("picture", "photo", "image")
+"""What all other images are called."""
+
 LEAST = 0.02
 """Smallest share of the known pixels that is worth a word."""
 
@@ -26,6 +29,11 @@ AMOUNTS: tuple[tuple[float, tuple[str, ...]], ...] = (
     (LEAST, ("a little", "a bit of", "a trace of")),
 )
 """Words for a share of at least so much, one of which is drawn."""
+
+
+def kinds_of(data: str) -> tuple[str, ...]:
+    """What the images of a data set are called, by its name as `open_split` takes it."""
+    return KINDS.get(data.partition(":")[0], OTHER_KINDS)
 
 
 def caption(

@@ -16,6 +16,10 @@ from crispmask.models.diffusers_parts import (
     read_json,
 )
 from crispmask.models.latent_unet import InputInit, check_unet_config, load_unet, widen_input
+from crispmask.models.text_states import QueryEncoder, minilm_folder
+
+MINILM_ENTRY = ["crispmask", "minilm"]
+"""``text_encoder`` in model_index.json of a folder whose words go through MiniLM's package."""
 
 _FILES = {
     "unet": ("config.json",),
@@ -36,8 +40,7 @@ class Backbone:
     Attributes:
         unet: diffusers' `UNet2DConditionModel`, its input widened for the image's latents.
         vae: diffusers' `AutoencoderKL` or `AutoencoderTiny`.
-        text_encoder: transformers' `CLIPTextModel`.
-        tokenizer: transformers' `CLIPTokenizer`.
+        words: the text encoder with its tokenizer, the folder's own CLIP or MiniLM.
         scheduler: `mask_scheduler` of the checkpoint's own.
         trained_prediction: what the checkpoint was trained to predict; where it is "epsilon",
             fine-tuning turns the network to v.
@@ -45,22 +48,30 @@ class Backbone:
 
     unet: nn.Module
     vae: nn.Module
-    text_encoder: nn.Module
-    tokenizer: Any
+    words: QueryEncoder
     scheduler: Scheduler
     trained_prediction: str
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        unet: Any = self.unet
+        return int(unet.config["out_channels"])
 
 
 def load_backbone(
     folder: Path | str, *, init: InputInit = "image_only", weights: bool = True
 ) -> Backbone:
-    """The parts of a Stable Diffusion 1.x or 2.x or a Marigold folder, without any download.
+    """The parts of a text-to-image model or a Marigold folder, without any download.
 
-    All configs are checked against each other before the first weight is read. Weights come from
-    safetensors files, plain or "fp16", and are float32 afterwards.
+    Stable Diffusion 1.x and 2.x, Marigold, and what `crispmask train latent-earth-pretrain` and
+    its like leave, whose words go through the installed package of MiniLM. All configs are checked
+    against each other before the first weight is read. Weights come from safetensors files, plain
+    or "fp16", and are float32 afterwards.
 
     Args:
-        folder: holds model_index.json and unet/, vae/, text_encoder/, tokenizer/, scheduler/.
+        folder: holds model_index.json and unet/, vae/, scheduler/, and text_encoder/ and
+            tokenizer/ unless model_index.json names MiniLM.
         init: how the weights of the mask's input start, for a U-Net of 4 channels. One of 8
             (Marigold) keeps its own.
         weights: without them all networks have their shapes only, on the ``meta`` device: a quick
@@ -69,35 +80,55 @@ def load_backbone(
     Raises:
         InputError: if a part is missing, damaged, of another kind, or does not fit the others.
     """
+    parts = load_text_to_image(folder, weights=weights)
+    widen_input(parts.unet, init=init)
+    return parts
+
+
+def load_text_to_image(folder: Path | str, *, weights: bool = True) -> Backbone:
+    """As `load_backbone`, with the U-Net's input as it is: what draws pictures from words.
+
+    Raises:
+        InputError: as `load_backbone`.
+    """
     folder = Path(folder)
-    pipeline = _check_parts(folder)
-    configs = {part: read_json(folder / part / "config.json") for part in ("vae", "text_encoder")}
+    pipeline, minilm = _check_parts(folder)
+    text_folder = minilm_folder() if minilm else folder / "text_encoder"
     unet_config = read_json(folder / "unet" / "config.json")
+    vae_config = read_json(folder / "vae" / "config.json")
+    text_config = read_json(text_folder / "config.json")
     check_unet_config(unet_config, folder / "unet", pipeline=pipeline)
-    _check_fit(folder, unet_config, configs["vae"], configs["text_encoder"])
+    if not minilm:
+        _check_clip(folder, text_config)
+    _check_fit(folder, unet_config, vae_config, text_config)
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
     scheduler = mask_scheduler(schedule)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    if len(tokenizer) > configs["text_encoder"]["vocab_size"]:
-        raise InputError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder knows "
-            f"{configs['text_encoder']['vocab_size']}; copy both from one checkpoint."
-        )
-    unet = load_unet(folder / "unet", pipeline=pipeline, weights=weights)
-    widen_input(unet, init=init)
-    vae_class = diffusers_class(configs["vae"]["_class_name"])
+    vae_class = diffusers_class(vae_config["_class_name"])
     return Backbone(
-        unet=unet,
+        words=_load_words(folder, text_config, minilm=minilm, weights=weights),
+        unet=load_unet(folder / "unet", pipeline=pipeline, weights=weights),
         vae=load_diffusers(vae_class, folder / "vae", weights=weights),
-        text_encoder=load_text_encoder(folder / "text_encoder", weights=weights),
-        tokenizer=tokenizer,
         scheduler=scheduler,
         trained_prediction=str(schedule.get("prediction_type", "epsilon")),
     )
 
 
-def _check_parts(folder: Path) -> str:
-    """The class of the pipeline, if all its parts are there."""
+def _load_words(
+    folder: Path, config: dict[str, Any], *, minilm: bool, weights: bool
+) -> QueryEncoder:
+    if minilm:
+        return QueryEncoder.minilm(weights=weights)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if len(tokenizer) > config["vocab_size"]:
+        raise InputError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder knows "
+            f"{config['vocab_size']}; copy both from one checkpoint."
+        )
+    return QueryEncoder(load_text_encoder(folder / "text_encoder", weights=weights), tokenizer)
+
+
+def _check_parts(folder: Path) -> tuple[str, bool]:
+    """The class of the pipeline and whether it needs MiniLM, if all its parts are there."""
     if not folder.is_dir():
         raise InputError(
             f"a backbone is a folder as diffusers saves it, but {folder} is none; nothing is "
@@ -111,17 +142,25 @@ def _check_parts(folder: Path) -> str:
             f"{folder} is a {pipeline} with {' and '.join(extra)}; use a Stable Diffusion 1.x or "
             "2.x or a Marigold folder."
         )
+    minilm = index.get("text_encoder") == MINILM_ENTRY
+    needed = [part for part in _FILES if not (minilm and part in ("text_encoder", "tokenizer"))]
     missing = [
         part
-        for part, files in _FILES.items()
-        if not any((folder / part / file).is_file() for file in files)
+        for part in needed
+        if not any((folder / part / file).is_file() for file in _FILES[part])
     ]
     if missing:
         raise InputError(
-            f"{folder} needs {', '.join(_FILES)}, got none or an incomplete "
+            f"{folder} needs {', '.join(needed)}, got none or an incomplete "
             f"{', '.join(missing)}; copy the whole checkpoint."
         )
-    return pipeline
+    return pipeline, minilm
+
+
+def _check_clip(folder: Path, config: dict[str, Any]) -> None:
+    kinds = config.get("architectures") or ["unknown"]
+    if "CLIPTextModel" not in kinds:
+        raise InputError(f"the text encoder in {folder} must be a CLIPTextModel, got {kinds[0]}.")
 
 
 def _check_fit(
@@ -131,9 +170,6 @@ def _check_fit(
         raise InputError(
             f"the VAE in {folder} must be one of {', '.join(_VAES)}, got {vae.get('_class_name')}."
         )
-    kinds = text_encoder.get("architectures") or ["unknown"]
-    if "CLIPTextModel" not in kinds:
-        raise InputError(f"the text encoder in {folder} must be a CLIPTextModel, got {kinds[0]}.")
     needed, given = unet.get("cross_attention_dim"), text_encoder.get("hidden_size")
     if needed != given:
         raise InputError(

@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from crispmask.data.transforms import pad_to_multiple
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import write_atomic
+from crispmask.models.mask_images import MaskImageCodec, QueryLogits, fill_unknown, masks_of
+from crispmask.shapes import Image, Mask
 
 Picture = Float[Tensor, "n 3 h w"]
 """Images (``2 image - 1``) or coded masks, in [-1, 1]."""
 
 VaeLatents = Float[Tensor, "n c latent_h latent_w"]
 """Latents as the U-Net sees them: shifted and scaled to about unit variance."""
+
+COARSEST = 8
+"""Masks are padded to multiples of this, for codecs that resize."""
 
 
 class LatentCodec(nn.Module):
@@ -104,6 +109,36 @@ class LatentCodec(nn.Module):
         weight = next(self.vae.parameters())
         parts: tuple[Tensor, ...] = torch.split(x.to(weight.device, weight.dtype), self.slice_size)
         return parts
+
+
+@torch.no_grad()
+def through_codec(
+    mask: Mask,
+    image: Image,
+    num_classes: int,
+    codec: MaskImageCodec,
+    latents: LatentCodec | None = None,
+) -> QueryLogits:
+    """Logits of a true mask that was encoded and decoded: by a codec, and a VAE if given.
+
+    Each class is a query; unknown pixels are filled before.
+
+    Args:
+        mask: of one image.
+        image: of the same size, for codecs that draw on it.
+        num_classes: number of classes of the mask.
+        codec: masks to pictures.
+        latents: pictures to latents; unused by codecs whose pictures are latents already.
+    """
+    padded, (h, w) = pad_to_multiple(fill_unknown(mask), COARSEST)
+    image, _ = pad_to_multiple(image, COARSEST)
+    pictures = codec.encode(masks_of(padded, num_classes), image)
+    if latents is not None and codec.stride == 1:
+        # all classes that are absent make one and the same picture: the VAE sees it once
+        distinct, which = torch.unique(pictures[0], dim=0, return_inverse=True)
+        size = (image.shape[-2], image.shape[-1])
+        pictures = latents.decode(latents.encode(distinct), size)[which][None]
+    return codec.decode_logits(pictures, image, num_classes)[..., :h, :w]
 
 
 class LatentCache:

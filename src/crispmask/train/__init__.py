@@ -2,16 +2,19 @@
 
 from crispmask.train.configs import (
     CodecTrainConfig,
-    LoopConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
 )
+from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
+from crispmask.train.loop_config import LoopConfig
 from crispmask.train.run import train
 
 __all__ = [
     "CodecTrainConfig",
+    "GeneratorConfig",
+    "LatentVaeConfig",
     "LoopConfig",
     "PriorTrainConfig",
     "RefinerTrainConfig",

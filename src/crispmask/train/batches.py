@@ -1,8 +1,8 @@
 """Crops for training, from a data set that is held in memory as bytes or read piece by piece."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from crispmask.data.sample import Sample
 from crispmask.data.transforms import AugmentConfig, augment, block_mean, pad_to_multiple
@@ -79,10 +80,16 @@ class LazyImages:
 def store(data: Images) -> list[Stored]:
     """The whole data set in memory."""
     lazy = LazyImages(data)
-    return [lazy[i] for i in _track(range(len(data)), "reading images")]
+    return [lazy[i] for i in progress_of(range(len(data)), "reading images")]
 
 
-def _track(items: Sequence[T], description: str) -> Iterable[T]:
+def some_of(data: Sized, count: int) -> Subset[Any]:
+    """About ``count`` items, spread evenly over the data; all of them where that is 0."""
+    every = max(1, len(data) // (count or len(data)))
+    return Subset(cast(Any, data), range(0, len(data), every))
+
+
+def progress_of(items: Sequence[T], description: str) -> Iterable[T]:
     """The items, with a bar of one process on stderr."""
     console = Console(stderr=True)
     shown = PartialState().is_main_process
@@ -106,7 +113,7 @@ def with_base(
     score = ConfusionMatrix(len(bases[0].config.class_names), sync_on_compute=False)
     stored = []
     pairs = list(zip(data, bases, strict=True))
-    for item, base in _track(pairs, "running the base"):
+    for item, base in progress_of(pairs, "running the base"):
         output = base(item.image[None].float() / 255)
         score.update(output.labels, item.mask[None].long())
         maps = _maps(output, conditioning=conditioning, stride=stride)

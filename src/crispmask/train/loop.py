@@ -29,8 +29,9 @@ from crispmask.errors import InputError
 from crispmask.models.checkpoint import write_atomic
 from crispmask.train.ahead import draw_ahead
 from crispmask.train.batches import Batch
+from crispmask.train.captioned import CaptionBatch
 from crispmask.train.checkpoint import finish_swap, load_checkpoint, save_checkpoint
-from crispmask.train.configs import LoopConfig
+from crispmask.train.loop_config import LoopConfig
 
 LOWEST_RATE = 1e-6
 """Learning rate below which halving stops, as in DDPS."""
@@ -43,16 +44,20 @@ class Task:
     Attributes:
         objective: module with a part ``model``; called with (batch, progress, generator) it gives
             the loss.
-        draw: makes the batch of a step from a generator: crops, or masks alone.
+        draw: makes the batch of a step from a generator: crops, masks alone, or latents.
         evaluate: scores of a model on the validation split; every process calls it and gets the
             same.
         complete: what is added to a batch once it is on the device, by default nothing.
+        save: writes the model into the folder of the run, by default as it saves itself.
     """
 
     objective: nn.Module
-    draw: Callable[[torch.Generator], Batch | Tensor]
+    draw: Callable[[torch.Generator], Batch | CaptionBatch | Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
     complete: Callable[[Any], Any] = field(default=lambda batch: batch)
+    save: Callable[[Any, Path], None] = field(
+        default=lambda model, folder: model.save_pretrained(folder)
+    )
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,12 @@ from typing import Any, cast
 from accelerate import PartialState
 from rich.console import Console
 from torch import nn
-from torch.utils.data import Subset
 
 from crispmask.data.source import open_split
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import Base, load_base
 from crispmask.models.checkpoint import write_atomic
-from crispmask.models.codec import CodecModel
-from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput
 from crispmask.provenance import provenance
@@ -29,6 +26,7 @@ from crispmask.train.batches import (
     draw,
     folds_of,
     live_base,
+    some_of,
     store,
     with_base,
 )
@@ -40,6 +38,9 @@ from crispmask.train.configs import (
     SegmenterTrainConfig,
     TrainConfig,
 )
+from crispmask.train.generator import generator_task
+from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
+from crispmask.train.latents import latent_vae_task
 from crispmask.train.loop import Task, fit, seeded
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
@@ -47,8 +48,7 @@ from crispmask.train.processes import this_process
 from crispmask.train.untrained import new_refiner, new_segmenter
 from crispmask.train.validation import refiner_scores, segmenter_scores
 
-Trained = Base | MaskRefiner | MaskPrior | CodecModel
-"""What a run leaves."""
+_TAGS: dict[type, str] = {LatentVaeConfig: "image-to-image", GeneratorConfig: "text-to-image"}
 
 LARGEST_GAP = 0.05
 """mIoU by which a base may be better on its training images before folds are needed."""
@@ -57,8 +57,9 @@ LARGEST_GAP = 0.05
 def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     """Train a model and save it to ``output``.
 
-    The folder gets ``config.json``, ``model.safetensors`` and a card, ``run.json`` with the
-    resolved settings and scores, ``log.jsonl`` and ``checkpoint/``. Under ``accelerate launch``
+    The folder gets the model (``config.json`` and ``model.safetensors``, or folders as diffusers
+    lays them out) and a card, ``run.json`` with the resolved settings and scores, ``log.jsonl`` and
+    ``checkpoint/``. Under ``accelerate launch``
     every process calls this; the main process alone writes.
 
     Raises:
@@ -74,6 +75,10 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
             task, facts = prior_task(config)
         elif isinstance(config, CodecTrainConfig):
             task, facts = codec_task(config)
+        elif isinstance(config, LatentVaeConfig):
+            task, facts = latent_vae_task(config)
+        elif isinstance(config, GeneratorConfig):
+            task, facts = generator_task(config)
         else:
             task, facts = _image_task(config)
     facts["processes"] = state.num_processes
@@ -82,14 +87,14 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
-    model, scores = cast(Trained, fitted.model), fitted.scores
+    model, scores = fitted.model, fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
     if not state.is_main_process:
         return output
     facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
     facts |= provenance()
-    model.save_pretrained(output)
+    task.save(model, output)
     write_atomic(output / "README.md", _card(config, model, facts))
     write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
     return output
@@ -98,8 +103,7 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
 def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task, dict[str, Any]]:
     train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
     names = train_set.class_names
-    every = max(1, len(val_set) // (config.loop.eval_images or len(val_set)))
-    few_set = Subset(val_set, range(0, len(val_set), every))  # spread over the split
+    few_set = some_of(val_set, config.loop.eval_images)
     facts: dict[str, Any] = {"train_images": len(train_set), "val_images": len(few_set)}
     more: dict[str, Any] = {}
     if isinstance(config, SegmenterTrainConfig):
@@ -236,19 +240,22 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
         )
 
 
-def _card(config: TrainConfig, model: Trained, facts: dict[str, Any]) -> str:
+def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
     """The model card: what it is, how it was made, what it scored."""
     parameters = sum(p.numel() for p in model.parameters())
+    tag, classes = _TAGS.get(type(config), "image-segmentation"), ""
+    if not isinstance(config, LatentVaeConfig | GeneratorConfig):
+        classes = f"Classes: {', '.join(cast(Any, model).config.class_names)}. "
     lines = [
         "---",
         "library_name: crispmask",
         "license: apache-2.0",
-        "pipeline_tag: image-segmentation",
+        f"pipeline_tag: {tag}",
         "---",
         "",
         f"# {type(model).__name__} for {config.data}",
         "",
-        f"Classes: {', '.join(model.config.class_names)}. {parameters:,} parameters.",
+        f"{classes}{parameters:,} parameters.",
         f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "
         f"seed {config.loop.seed}; settings in run.json.",
         "",
