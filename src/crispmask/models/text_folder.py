@@ -6,20 +6,19 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from crispmask.diffusion.gaussian import Scheduler
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import WEIGHTS, from_dict
 from crispmask.models.diffusers_parts import diffusers_class, load_diffusers, read_json
 from crispmask.models.latent_unet import load_unet
 from crispmask.models.text_config import TextSegmenterConfig
+from crispmask.models.text_parts import TextParts
 from crispmask.models.text_states import QueryEncoder
 
 MODEL = "TextSegmenter"
@@ -27,16 +26,6 @@ CONFIG = "config.json"
 HEADS = "heads.safetensors"
 
 _VAES = ("AutoencoderKL", "AutoencoderTiny")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextParts:
-    """What a text segmenter is built from."""
-
-    unet: nn.Module
-    vae: nn.Module
-    words: QueryEncoder
-    scheduler: Scheduler
 
 
 def find_segmenter(name: str | Path) -> Path:

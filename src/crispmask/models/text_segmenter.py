@@ -1,116 +1,39 @@
 """TextSegmenter: a pretrained latent diffusion model repurposed to draw the masks of words.
 
 The architecture is that of DiGSeg (Wang et al. 2026, "Diffusion Model as a Generalist Segmentation
-Learner") as far as its abstract tells; what it leaves open is argued in docs/text.md.
+Learner", arXiv 2604.24575) as far as its abstract tells.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from crispmask.diffusion.gaussian import (
-    Latents,
-    Scheduler,
-    Steps,
-    check_scheduler,
-    shared_noise,
-)
-from crispmask.errors import InputError
 from crispmask.models.backbone import Backbone, load_backbone
-from crispmask.models.latents import LatentCodec, VaeLatents
-from crispmask.models.mask_images import (
-    BinaryCodec,
-    BitCodec,
-    MaskImageCodec,
-    OverlayCodec,
-    PaletteCodec,
-    QueryLogits,
-    ResizeCodec,
-)
+from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_config import Decode, TextSegmenterConfig
+from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_folder import (
     CONFIG,
-    TextParts,
     find_segmenter,
     read_heads,
     read_segmenter,
     write_segmenter,
 )
-from crispmask.models.text_states import QueryEncoder, TextStates
-from crispmask.nn.block_features import block_features
-from crispmask.nn.heads import AlignHead, AlignHeadConfig, LightDecoder, LightDecoderConfig
-from crispmask.nn.text_pathway import TextPathway, TextPathwayConfig
-from crispmask.shapes import Generators, Image
+from crispmask.models.text_inference import answer
+from crispmask.models.text_parts import TextParts, suggested_config
+from crispmask.models.text_question import TextSampling, question
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """What one call of the denoiser gives.
-
-    Attributes:
-        output: as the scheduler's prediction type says.
-        features: outputs of the blocks behind the text pathway, by the names of `level_widths`.
-    """
-
-    output: Latents
-    features: dict[str, Tensor]
-
-
-class TextSegmenter(nn.Module):
+class TextSegmenter(TextDenoiser):
     """Segments an image by words that are given with it.
 
     The U-Net of a latent diffusion model sees the image's latents beside those of a mask, and the
     words through its own cross-attention and through a pathway beside it. It is trained to turn
-    noise, or zeros, into the latents of the mask of one query. U-Net, pathway, `align` and
-    `decoder` are trained; the VAE and the text encoder are frozen, and the text encoder is no part
-    of the state.
+    noise, or zeros, into the latents of the mask of one query.
 
-    Attributes:
-        config: sizes and ways of answering.
-        unet: diffusers' `UNet2DConditionModel`, widened for the image's latents.
-        codec: the VAE.
-        words: the text encoder; it stays on the device it is on.
-        pathway: the second way of the text into the U-Net; None for none.
-        align: compares pixels with words.
-        decoder: light decoder of mask logits.
-        scheduler: of `mask_scheduler`.
-        mask_codec: what masks look like as pictures.
-        stride: sides of images must be multiples of it for `look`.
+    ``TextSegmenter.from_pretrained(folder)`` loads one; calling it with an image and texts gives a
+    `TextAnswer`.
     """
-
-    def __init__(
-        self,
-        config: TextSegmenterConfig,
-        *,
-        unet: nn.Module,
-        vae: nn.Module,
-        words: QueryEncoder,
-        scheduler: Scheduler,
-    ) -> None:
-        """Put the parts together; the heads are new.
-
-        Raises:
-            InputError: if a part does not fit another one.
-        """
-        super().__init__()
-        check_scheduler(scheduler)
-        self.config = config
-        self.unet: Any = unet
-        self.codec = LatentCodec(vae)
-        self.words = words
-        self.scheduler = scheduler
-        self.pathway = None if config.pathway is None else TextPathway(config.pathway)
-        self.align = AlignHead(config.align)
-        self.decoder = LightDecoder(config.decoder)
-        self.mask_codec = _mask_codec(config, self.codec)
-        widths = unet.config["block_out_channels"]  # type: ignore[index]
-        self.stride = self.codec.stride * 2 ** (len(widths) - 1)
-        _check_fit(config, unet, self.codec, words)
 
     @classmethod
     def from_backbone(cls, backbone: Backbone, **changes: Any) -> Self:
@@ -120,21 +43,8 @@ class TextSegmenter(nn.Module):
             backbone: of `load_backbone`.
             changes: other values of `TextSegmenterConfig` than those that the backbone suggests.
         """
-        unet: Any = backbone.unet
-        widths = tuple(unet.config["block_out_channels"])
-        vae = LatentCodec(backbone.vae)
-        text_width = backbone.words.width
-        suggested: dict[str, Any] = {
-            # a backbone with CLIP brings its files, one with a BERT means the MiniLM package
-            "words": "folder" if backbone.words.reads_padding else "minilm",
-            "pathway": TextPathwayConfig(block_widths=widths, text_width=text_width),
-            "align": AlignHeadConfig(block_widths=widths, text_width=text_width),
-            "decoder": LightDecoderConfig(
-                latent_channels=vae.channels, feature_channels=widths[0], factor=vae.stride
-            ),
-        }
         return cls(
-            TextSegmenterConfig(**{**suggested, **changes}),
+            TextSegmenterConfig(**{**suggested_config(backbone), **changes}),
             unet=backbone.unet,
             vae=backbone.vae,
             words=backbone.words,
@@ -178,139 +88,87 @@ class TextSegmenter(nn.Module):
         )
         write_segmenter(Path(folder), self.config, parts, self.heads.state_dict(), half=half)
 
-    @property
-    def heads(self) -> nn.ModuleDict:
-        """What is trained beside the U-Net: the pathway, if there is one, align and decoder."""
-        heads: dict[str, nn.Module] = {"align": self.align, "decoder": self.decoder}
-        if self.pathway is not None:
-            heads["pathway"] = self.pathway
-        return nn.ModuleDict(heads)
-
-    @property
-    def last_step(self) -> int:
-        """The step of pure noise, T - 1: that of the first call."""
-        return int(self.scheduler.config["num_train_timesteps"]) - 1
-
-    def look(self, images: Image) -> VaeLatents:
-        """Latents of images whose sides are multiples of `stride`."""
-        return self.codec.encode(2 * images - 1)
-
-    def start(self, z_image: Latents, *, generator: Generators = None) -> Latents:
-        """The state of the first call for each image: zeros or noise, as the model is trained."""
-        if self.config.start == "zeros":
-            return torch.zeros_like(z_image)
-        n, c, h, w = z_image.shape
-        noise = shared_noise((n, c, h, w), queries=1, generator=generator, device=z_image.device)
-        return noise.to(z_image)
-
-    def call(self, z_image: Latents, z_t: Latents, step: Steps, states: TextStates) -> Call:
-        """One call of the denoiser for n rows, which are images x queries.
-
-        The U-Net attends to the padding of CLIP's sentences, as Stable Diffusion was trained; that
-        of other sentences is masked. The pathway sees no padding.
-
-        Args:
-            z_image: of `look`.
-            z_t: the noisy latents of the masks.
-            step: of the scheduler, for each row.
-            states: a text for each row.
-        """
-        tokens = states.tokens.to(z_image)
-        mask = states.mask.to(z_image.device)
-        features = (
-            block_features(self.unet)
-            if self.pathway is None
-            else self.pathway.attached(self.unet, tokens, mask)
-        )
-        with features as found:
-            output = self.unet(
-                torch.cat([z_image, z_t.to(z_image)], dim=1),
-                step,
-                encoder_hidden_states=tokens,
-                encoder_attention_mask=None if self.words.reads_padding else mask,
-            ).sample
-        return Call(output=output, features=dict(found))
-
-    def mask_logits(
+    def forward(
         self,
-        z_0: VaeLatents,
-        features: dict[str, Tensor],
-        image: Image,
+        image: Any,
+        texts: Any,
         *,
+        num_inference_steps: int = 1,
+        top: int | None = 32,
+        pinned: Sequence[str] = (),
+        among: Sequence[int] | None = None,
         decode: Decode | None = None,
-    ) -> Float[Tensor, "n 1 h w"]:
-        """Logits of the masks of n queries at the size of the image, differentiable.
+        guidance_scale: float = 1.0,
+        negative: str = "",
+        seed: int = 0,
+        flip: bool = False,
+        ensemble_size: int = 1,
+        tile: int = 0,
+        overlap: float = 1 / 3,
+        chunk: int = 8,
+    ) -> TextAnswer:
+        """Labels, probabilities, presence and uncertainty of one image.
+
+        One call with the empty prompt ranks the queries, then each that is kept is drawn. The
+        score of a query is ``mask logit + align_weight * align score + presence_weight * log
+        sigmoid(presence logit)``, that of a class the best of its queries', at the size of the
+        image; the softmax over classes gives the probabilities.
 
         Args:
-            z_0: clean latents of the masks.
-            features: of the call that gave them.
-            image: what `look` has seen, one for each row.
+            image: path, PIL image, h w 3 array or tensor (1) 3 h w in [0, 1].
+            texts: words in a list, in a mapping to their synonyms, in one text with commas, the
+                name of a class list, or a `Vocabulary`.
+            num_inference_steps: calls for each query, exactly.
+            top: queries at most that are drawn, the best of the ranking; None draws all. A closed
+                mask code always draws all.
+            pinned: words that are drawn wherever they rank.
+            among: the only classes that may be answered, the background aside, also of ``pinned``.
             decode: "light" or "vae"; the model's own by default.
+            guidance_scale: s in ``negative + s (query - negative)``; 1 is off. For models that
+                were trained with dropped prompts.
+            negative: prompt that guidance leads away from.
+            seed: of the noise, which all queries of an image share; without effect if the model
+                starts from zeros.
+            flip: average with the answer for the mirror image.
+            ensemble_size: average over so many seeds.
+            tile: side in pixels of windows in which a larger image is drawn, too, the average
+                with the answer for the whole counting; 0 for none. The ranking sees the whole.
+            overlap: share that neighbouring windows have in common.
+            chunk: queries that go through the network at once; only memory and time depend on it.
 
         Raises:
-            InputError: if the mask code draws all classes at once; see `closed_logits`.
+            InputError: if a text, the image or an option cannot be used.
         """
-        if self.config.closed:
-            raise InputError(
-                f'mask_code="{self.config.mask_code}" draws all classes at once; use closed_logits.'
-            )
-        z_0 = z_0.to(image)
-        if (decode or self.config.decode) == "light":
-            last = max(name for name in features if name.startswith("up_"))
-            logits: Tensor = self.decoder(z_0, features[last], image)
-            return logits
-        return self.mask_codec.decode_logits(self._pictures(z_0)[:, None], image, 1)
+        ask = self.bound(
+            texts,
+            num_inference_steps=num_inference_steps,
+            top=top,
+            pinned=pinned,
+            decode=decode,
+            guidance_scale=guidance_scale,
+            negative=negative,
+            seed=seed,
+            flip=flip,
+            ensemble_size=ensemble_size,
+            tile=tile,
+            overlap=overlap,
+            chunk=chunk,
+        )
+        return ask(image, among=among)
 
-    def closed_logits(self, z_0: VaeLatents, image: Image, num_queries: int) -> QueryLogits:
-        """Logits of all classes of a closed mask code, b k h w.
+    def bound(self, texts: Any, **options: Any) -> Callable[..., TextAnswer]:
+        """A function of an image, and of ``among`` if given, that asks for these texts.
 
         Args:
-            z_0: clean latents of the pictures, those of an image are neighbours.
-            image: b 3 h w.
-            num_queries: classes.
+            texts: as `forward` takes them; their states are computed here, once.
+            options: others of `forward`.
+
+        Raises:
+            InputError: if a text or an option cannot be used.
         """
-        pictures = self._pictures(z_0.to(image)).unflatten(0, (len(image), -1))  # b p c h w
-        return self.mask_codec.decode_logits(pictures, image, num_queries)
+        asked = question(self, texts, TextSampling(**options))
 
-    def _pictures(self, z_0: VaeLatents) -> Float[Tensor, "n picture_c picture_h picture_w"]:
-        return z_0 if self.config.mask_code == "resize" else self.codec.decode(z_0)
+        def ask(image: Any, *, among: Sequence[int] | None = None) -> TextAnswer:
+            return answer(self, image, asked, among=among)
 
-
-def _mask_codec(config: TextSegmenterConfig, codec: LatentCodec) -> MaskImageCodec:
-    codes: dict[str, MaskImageCodec] = {
-        "binary": BinaryCodec(),
-        "overlay": OverlayCodec(),
-        "palette": PaletteCodec(),
-        "bits": BitCodec(),
-        "resize": ResizeCodec(stride=codec.stride, channels=codec.channels),
-    }
-    return codes[config.mask_code]
-
-
-def _check_fit(
-    config: TextSegmenterConfig, unet: Any, codec: LatentCodec, words: QueryEncoder
-) -> None:
-    """Raise `InputError` unless the parts can work together."""
-    widths, channels = tuple(unet.config["block_out_channels"]), unet.config["out_channels"]
-    facts: Sequence[tuple[str, object, str, object]] = (
-        ("the U-Net's input", unet.config["in_channels"], "two latents", 2 * channels),
-        ("the U-Net's latents", channels, "those of the VAE", codec.channels),
-        ("the U-Net's text", unet.config["cross_attention_dim"], "the encoder's", words.width),
-        ("the align head", config.align.block_widths, "the U-Net", widths),
-        ("the align head's text", config.align.text_width, "the encoder's", words.width),
-        ("the decoder's latents", config.decoder.latent_channels, "the VAE's", codec.channels),
-        ("the decoder's features", config.decoder.feature_channels, "the U-Net's", widths[0]),
-        ("the decoder's factor", config.decoder.factor, "the VAE's", codec.stride),
-    )
-    if config.pathway is not None:
-        facts = (
-            *facts,
-            ("the text pathway", config.pathway.block_widths, "the U-Net", widths),
-            ("the pathway's text", config.pathway.text_width, "the encoder's", words.width),
-        )
-    for what, given, other, needed in facts:
-        if given != needed:
-            raise InputError(
-                f"the parts of a text segmenter must fit: {what} is of width {given}, {other} "
-                f"{needed}; take all parts from one model."
-            )
+        return ask

@@ -54,6 +54,13 @@ class TextStates:
             pooled=self.pooled.to(device, dtype),
         )
 
+    def take(self, rows: Sequence[int]) -> Self:
+        """The texts at these places, as often as they are named."""
+        chosen = list(rows)
+        return type(self)(
+            tokens=self.tokens[chosen], mask=self.mask[chosen], pooled=self.pooled[chosen]
+        )
+
 
 class QueryEncoder:
     """A frozen text encoder with its tokenizer and a cache of what it has encoded.
@@ -247,7 +254,8 @@ class QueryEncoder:
                     _write(states, self._file(self.cache, key))
         return _collate([self._known[key] for key in keys])
 
-    @torch.no_grad()  # not inference mode: what is kept must be usable in training
+    @torch.inference_mode(mode=False)  # what is kept must be usable in training
+    @torch.no_grad()
     def _run(self, keys: Sequence[tuple[str, str]]) -> list[TextStates]:
         device = next(self.encoder.parameters()).device
         batch = self.tokenizer(
