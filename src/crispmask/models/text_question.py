@@ -1,17 +1,15 @@
 """What a `TextSegmenter` is asked: words and their text states, and how to answer."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from crispmask.errors import InputError
 from crispmask.models.text_config import Decode, TextSegmenterConfig, pass_prompts
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_states import TextStates
 from crispmask.models.vocabulary import Vocabulary
-
-Texts = Sequence[str] | Mapping[str, Sequence[str]] | Vocabulary
-"""Words, "words, with commas", words with synonyms, or a vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class Question:
     sampling: TextSampling
 
 
-def question(segmenter: TextDenoiser, texts: Texts, sampling: TextSampling) -> Question:
+def question(segmenter: TextDenoiser, texts: Any, sampling: TextSampling) -> Question:
     """What is asked, its text states computed once.
 
     Raises:
@@ -110,14 +108,14 @@ def question(segmenter: TextDenoiser, texts: Texts, sampling: TextSampling) -> Q
     )
 
 
-def _vocabulary(texts: Texts, config: TextSegmenterConfig) -> Vocabulary:
+def _vocabulary(texts: Any, config: TextSegmenterConfig) -> Vocabulary:
     """Whatever a user gives as texts, in the model's own template unless it has one."""
     if isinstance(texts, Vocabulary):
         vocabulary = texts
     else:
         parse = Vocabulary.parse if isinstance(texts, str) else Vocabulary.from_texts
-        if any(not isinstance(text, str) for text in texts):
-            raise InputError(f"texts must be words, got {list(texts)!r:.80}.")
+        if not isinstance(texts, Iterable) or any(not isinstance(text, str) for text in texts):
+            raise InputError(f"texts must be words or a vocabulary, got {texts!r:.80}.")
         vocabulary = replace(parse(texts), templates=(config.template,))
     if config.closed and config.class_names not in ((), vocabulary.queries):
         raise InputError(

@@ -125,7 +125,8 @@ class TextSegmenter(TextDenoiser):
             among: the only classes that may be answered, the background aside, also of ``pinned``.
             decode: "light" or "vae"; the model's own by default.
             guidance_scale: s in ``negative + s (query - negative)``; 1 is off. For models that
-                were trained with dropped prompts.
+                were trained with dropped prompts. It moves the latents; the light decoder reads the
+                features of the query as ever.
             negative: prompt that guidance leads away from.
             seed: of the noise, which all queries of an image share; without effect if the model
                 starts from zeros.
