@@ -314,6 +314,10 @@ def test_closed_codes_draw_all_words_at_once(code: Any, passes: int) -> None:
     torch.testing.assert_close(bare(picture(), names).probs, logits.softmax(1))
     some = bare(picture(), names, among=[1, 4])
     torch.testing.assert_close(some.kept_probs, logits[:, [1, 4]].softmax(1))
+    words = Vocabulary(class_names=names, templates=PLAIN, background=Threshold(score=0.5))
+    with watched(model) as spy:
+        assert model(picture(), words, among=[]).num_calls == 1
+    assert spy.rows == 1
     with pytest.raises(InputError, match="in their order"):
         model(picture(), names[::-1])
     with pytest.raises(InputError, match="light decoder cannot"):

@@ -81,7 +81,9 @@ def answer(
             total = probs if total is None else total.add_(probs)
         assert total is not None
         presence = vocabulary.class_scores(ranking.presence).sigmoid()  # 1 k, or k + 1 with rivals
-    rows = len(plan.queries) if asked.passes is None else len(asked.passes.tokens)
+    rows = len(plan.queries)
+    if asked.passes is not None and rows:
+        rows = len(asked.passes.tokens)  # all queries at once
     rows *= how.num_inference_steps * (1 if how.guidance_scale == 1 else 2)
     views = len(seeds) * len(scenes) * len(scenes[0].views)
     return TextAnswer.from_probs(
