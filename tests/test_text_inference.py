@@ -380,7 +380,7 @@ def test_images_are_encoded_and_texts_computed_once() -> None:
     assert len(texts) == before
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Elements of the largest tensor that any operation makes."""
 
     numel = 0
@@ -399,10 +399,10 @@ def test_memory_does_not_grow_with_the_words() -> None:
     words = [a + b for a in "abcdefghij" for b in "klmnopqrst"]  # 100
     image = picture(64, 64)
     ask = model.bound(words, top=3, chunk=2)
-    with Largest() as largest:
+    with Largest() as largest:  # type: ignore[no-untyped-call]
         answer: TextAnswer = ask(image)
     assert largest.numel <= 3 * 64 * 64 * 3
-    with Largest() as largest:
+    with Largest() as largest:  # type: ignore[no-untyped-call]
         assert answer.probs.shape == (1, 100, 64, 64)
     assert largest.numel == 100 * 64 * 64
 

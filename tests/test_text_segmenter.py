@@ -138,12 +138,12 @@ def test_a_loss_on_masks_reaches_all_that_is_trained_and_nothing_else(
     align = model.align
     scores = align.scores(align.pixels(call.features), align.words(states.pooled))
     loss = logits.square().mean() + drawn.square().mean() + scores.square().mean()
-    (loss + align.presence(scores).sum()).backward()
+    (loss + align.presence(scores).sum()).backward()  # type: ignore[no-untyped-call]
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
     assert all(p.grad is None for p in model.codec.parameters())
     model.zero_grad()
-    model.mask_logits(z_image.requires_grad_(), {}, picture(rows=2), decode="vae").sum().backward()
+    model.mask_logits(z_image.requires_grad_(), {}, picture(rows=2), decode="vae").sum().backward()  # type: ignore[no-untyped-call]
     assert z_image.grad is not None  # the frozen decoder lets gradients through
 
 
