@@ -207,3 +207,14 @@ def test_weights_in_a_pickle_are_not_read(clip: Path, tmp_path: Path) -> None:
     stored.unlink()
     with pytest.raises(InputError, match="cannot be loaded"):
         QueryEncoder.from_folder(tmp_path / "sd")
+
+
+def test_states_computed_while_answering_can_be_trained_with(clip: Path) -> None:
+    encoder = QueryEncoder.from_folder(clip)
+    with torch.inference_mode():
+        encoder.encode(["sky"])
+    states = encoder.encode(["sky"])
+    assert not states.tokens.is_inference()
+    weight = torch.ones(16, requires_grad=True)
+    (states.tokens * weight).sum().backward()  # saves them for the backward pass
+    assert states.take([0, 0]).pooled.shape == (2, 16)

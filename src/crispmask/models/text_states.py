@@ -1,5 +1,6 @@
 """Words as token states and vectors, from a frozen text encoder in a folder."""
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -51,6 +52,13 @@ class TextStates:
             tokens=self.tokens.to(device, dtype),
             mask=self.mask.to(device),
             pooled=self.pooled.to(device, dtype),
+        )
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The texts at these places, as often as they are named."""
+        chosen = list(rows)
+        return type(self)(
+            tokens=self.tokens[chosen], mask=self.mask[chosen], pooled=self.pooled[chosen]
         )
 
 
@@ -162,9 +170,9 @@ class QueryEncoder:
         """
         return cls.from_folder(minilm_folder(), cache=cache, weights=weights)
 
-    def save(self, folder: Path) -> None:
-        """Write text_encoder/ and tokenizer/, as `from_folder` reads them."""
-        encoder: Any = self.encoder
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write text_encoder/ and tokenizer/, as `from_folder` reads them; fp16 weights if half."""
+        encoder: Any = copy.deepcopy(self.encoder).half() if half else self.encoder
         encoder.save_pretrained(Path(folder) / "text_encoder")
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
 
@@ -246,7 +254,8 @@ class QueryEncoder:
                     _write(states, self._file(self.cache, key))
         return _collate([self._known[key] for key in keys])
 
-    @torch.no_grad()  # not inference mode: what is kept must be usable in training
+    @torch.inference_mode(mode=False)  # what is kept must be usable in training
+    @torch.no_grad()
     def _run(self, keys: Sequence[tuple[str, str]]) -> list[TextStates]:
         device = next(self.encoder.parameters()).device
         batch = self.tokenizer(
