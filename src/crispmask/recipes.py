@@ -6,12 +6,13 @@ from dataclasses import replace
 from crispmask.data.transforms import AugmentConfig
 from crispmask.train.configs import (
     CodecTrainConfig,
-    LoopConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
 )
+from crispmask.train.loop_config import LoopConfig
+from crispmask.train.text_config import TextTrainConfig
 
 
 def camvid_base_start() -> SegmenterTrainConfig:

@@ -13,6 +13,7 @@ from crispmask.train import (
     PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
+    TextTrainConfig,
     train,
 )
 
@@ -34,7 +35,11 @@ class TrainArguments:
     """
 
     config: Annotated[
-        SegmenterTrainConfig | RefinerTrainConfig | PriorTrainConfig | CodecTrainConfig,
+        SegmenterTrainConfig
+        | RefinerTrainConfig
+        | PriorTrainConfig
+        | CodecTrainConfig
+        | TextTrainConfig,
         tyro.conf.arg(name=""),
         tyro.conf.AvoidSubcommands,
     ]

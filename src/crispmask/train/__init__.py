@@ -2,13 +2,14 @@
 
 from crispmask.train.configs import (
     CodecTrainConfig,
-    LoopConfig,
     PriorTrainConfig,
     RefinerTrainConfig,
     SegmenterTrainConfig,
     TrainConfig,
 )
+from crispmask.train.loop_config import LoopConfig
 from crispmask.train.run import train
+from crispmask.train.text_config import TextTrainConfig
 
 __all__ = [
     "CodecTrainConfig",
@@ -16,6 +17,7 @@ __all__ = [
     "PriorTrainConfig",
     "RefinerTrainConfig",
     "SegmenterTrainConfig",
+    "TextTrainConfig",
     "TrainConfig",
     "train",
 ]
