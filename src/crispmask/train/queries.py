@@ -146,9 +146,7 @@ def class_ids(vocabulary: Vocabulary) -> list[int]:
     return [i for i, n in enumerate(names) if vocabulary.background is None or n != "background"]
 
 
-def class_shares(
-    masks: Sequence[UInt8[Tensor, "_ _"]], num_classes: int
-) -> Float[Tensor, "k"]:
+def class_shares(masks: Sequence[UInt8[Tensor, "_ _"]], num_classes: int) -> Float[Tensor, "k"]:
     """Share of the known pixels that each class has."""
     counts = torch.zeros(IGNORE + 1)
     for mask in masks:
@@ -187,9 +185,7 @@ def ask(
     return asked
 
 
-def hardest(
-    presence: Float[Tensor, "b w"], candidates: Bool[Tensor, "b w"], count: int
-) -> Asked:
+def hardest(presence: Float[Tensor, "b w"], candidates: Bool[Tensor, "b w"], count: int) -> Asked:
     """The candidates that are most taken for present, at most `count` in each crop."""
     scores = presence.masked_fill(~candidates, -torch.inf)
     best = scores.topk(min(count, scores.shape[1]), dim=1).indices

@@ -20,6 +20,7 @@ from crispmask.models.codec import CodecModel
 from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput
+from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.provenance import provenance
 from crispmask.shapes import Image
 from crispmask.train.batches import (
@@ -41,13 +42,16 @@ from crispmask.train.configs import (
     TrainConfig,
 )
 from crispmask.train.loop import Task, fit, seeded
+from crispmask.train.lora import merge_lora
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
+from crispmask.train.text import text_task
+from crispmask.train.text_config import TextTrainConfig
 from crispmask.train.untrained import new_refiner, new_segmenter
 from crispmask.train.validation import refiner_scores, segmenter_scores
 
-Trained = Base | MaskRefiner | MaskPrior | CodecModel
+Trained = Base | MaskRefiner | MaskPrior | CodecModel | TextSegmenter
 """What a run leaves."""
 
 LARGEST_GAP = 0.05
@@ -57,7 +61,7 @@ LARGEST_GAP = 0.05
 def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     """Train a model and save it to ``output``.
 
-    The folder gets ``config.json``, ``model.safetensors`` and a card, ``run.json`` with the
+    The folder gets ``config.json``, the weights and a card, ``run.json`` with the
     resolved settings and scores, ``log.jsonl`` and ``checkpoint/``. Under ``accelerate launch``
     every process calls this; the main process alone writes.
 
@@ -74,6 +78,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
             task, facts = prior_task(config)
         elif isinstance(config, CodecTrainConfig):
             task, facts = codec_task(config)
+        elif isinstance(config, TextTrainConfig):
+            task, facts = text_task(config)
         else:
             task, facts = _image_task(config)
     facts["processes"] = state.num_processes
@@ -85,6 +91,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     model, scores = cast(Trained, fitted.model), fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
+    if isinstance(config, TextTrainConfig) and config.lora_rank:
+        merge_lora(cast(TextSegmenter, model).unet)
     if not state.is_main_process:
         return output
     facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
@@ -239,6 +247,7 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
 def _card(config: TrainConfig, model: Trained, facts: dict[str, Any]) -> str:
     """The model card: what it is, how it was made, what it scored."""
     parameters = sum(p.numel() for p in model.parameters())
+    data = config.data if isinstance(config.data, str) else ", ".join(config.data)
     lines = [
         "---",
         "library_name: crispmask",
@@ -246,7 +255,7 @@ def _card(config: TrainConfig, model: Trained, facts: dict[str, Any]) -> str:
         "pipeline_tag: image-segmentation",
         "---",
         "",
-        f"# {type(model).__name__} for {config.data}",
+        f"# {type(model).__name__} for {data}",
         "",
         f"Classes: {', '.join(model.config.class_names)}. {parameters:,} parameters.",
         f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "

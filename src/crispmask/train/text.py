@@ -19,8 +19,8 @@ from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.train.batches import Stored, draw, store
 from crispmask.train.collapse import stop_if_collapsed
-from crispmask.train.lora import add_lora
 from crispmask.train.loop import Task
+from crispmask.train.lora import add_lora
 from crispmask.train.queries import (
     TextBatch,
     WordTable,
@@ -120,6 +120,7 @@ def new_text_segmenter(
         backbone,
         class_names=names,
         mask_code=config.mask_code,
+        template=config.template,
         decode="vae" if config.mask_code in CLOSED_CODES else "light",
         start="zeros" if config.steps == "one" else "noise",
         image_size=config.augment.short_side,

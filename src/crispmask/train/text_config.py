@@ -5,6 +5,7 @@ from typing import Literal
 
 from crispmask.data.transforms import AugmentConfig
 from crispmask.models.text_config import CLOSED_CODES, MaskCode
+from crispmask.models.vocabulary import TEMPLATE
 from crispmask.train.loop_config import LoopConfig
 
 
@@ -25,7 +26,9 @@ class TextTrainConfig:
         present: words that occur in a crop and are asked of it, 1 to so many.
         absent: words that do not occur and are asked of it; half of them, rounded down, are those
             that the alignment head takes most for present.
-        synonyms: say a class by one of its synonyms and in one of several sentences, at random.
+        template: sentence that a word is put into, {} being the word.
+        synonyms: say a class by one of its synonyms and in one of several sentences, at random;
+            names alone are scored.
         drop_prompt: share of the queries without words, whose mask is that of all words together;
             only guidance needs some.
         corrupt: share of the masks that are damaged before they are noised, the target being
@@ -53,6 +56,7 @@ class TextTrainConfig:
     steps: Literal["one", "many"] = "one"
     present: int = 3
     absent: int = 2
+    template: str = TEMPLATE
     synonyms: bool = False
     drop_prompt: float = 0.0
     corrupt: float = 0.3

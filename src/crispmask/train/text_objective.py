@@ -11,7 +11,7 @@ from crispmask.models.latents import VaeLatents
 from crispmask.models.mask_images import known_latents, masks_of
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.text_states import TextStates
-from crispmask.shapes import IGNORE, Image, Mask
+from crispmask.shapes import IGNORE
 from crispmask.train.corrupt import corrupted
 from crispmask.train.queries import NO_WORD, Asked, TextBatch, WordTable, hardest
 from crispmask.train.text_config import TextTrainConfig
@@ -100,11 +100,11 @@ class TextObjective(nn.Module):
         model, settings, last = self.model, self.settings, self.model.last_step
         crops, said, masks = self.rows(batch, asked, generator)
         images = batch.images[crops]
-        z_0 = self.encode(masks, images)
+        z_0 = mask_latents(model, masks, images)
         noised, step = z_0, self.steps(len(z_0), generator).to(z_0.device)
         if settings.steps == "many" and settings.corrupt and not model.config.closed:
             damaged = corrupted(masks[:, 0], settings.corrupt, generator)
-            noised = self.encode(damaged[:, None], images)
+            noised = mask_latents(model, damaged[:, None], images)
         noise = model.start(z_0, generator=generator)
         z_t = add_noise(model.scheduler, noised, noise, step)
         called = model.call(z_image[crops], z_t, step, self.states(said))
@@ -156,20 +156,6 @@ class TextObjective(nn.Module):
         flat = batch.filled[crops].flatten(1)
         return one_of.gather(1, flat).view_as(batch.filled[crops])
 
-    def encode(self, masks: Bool[Tensor, "m k h w"], images: Image) -> VaeLatents:
-        """Latents of masks; in the binary code all empty ones share one picture."""
-        code, kind = self.model.mask_codec, self.settings.mask_code
-        if kind == "resize":
-            return code.encode(masks, images)[:, 0]
-        if kind != "binary":
-            pictures = code.encode(masks, images[:: len(images) // len(masks)])  # m p 3 h w
-            return self.model.codec.encode(pictures.flatten(0, 1))
-        full = masks.flatten(1).any(1)
-        distinct = torch.cat([torch.zeros_like(masks[:1]), masks[full]])
-        pictures = code.encode(distinct, images[:1])[:, 0]
-        place = full.long().cumsum(0) * full  # 0 is the empty mask
-        return self.model.codec.encode(pictures)[place]
-
     def steps(self, count: int, generator: torch.Generator) -> Steps:
         """The last step; of "many" half of them, the others with a density that grows with t."""
         last = torch.full((count,), self.model.last_step)
@@ -183,6 +169,29 @@ class TextObjective(nn.Module):
         return TextStates(
             tokens=self.tokens[said], mask=self.token_mask[said], pooled=self.pooled[said]
         )
+
+
+def mask_latents(
+    model: TextSegmenter, masks: Bool[Tensor, "m k h w"], images: Float[Tensor, "n 3 h w"]
+) -> VaeLatents:
+    """Latents of the pictures of masks, n in all; in the binary code all empty ones share one.
+
+    Args:
+        model: whose code and VAE are used.
+        masks: one for each row of the network, or, of a closed code, those of all classes.
+        images: of each row; the rows of a crop are neighbours.
+    """
+    code, kind = model.mask_codec, model.config.mask_code
+    if kind == "resize":
+        return code.encode(masks, images)[:, 0]
+    if kind != "binary":
+        pictures = code.encode(masks, images[:: len(images) // len(masks)])  # m p 3 h w
+        return model.codec.encode(pictures.flatten(0, 1))
+    full = masks.flatten(1).any(1)
+    distinct = torch.cat([torch.zeros_like(masks[:1]), masks[full]])
+    pictures = code.encode(distinct, images[:1].expand(len(distinct), -1, -1, -1))[:, 0]
+    place = full.long().cumsum(0) * full  # 0 is the empty mask
+    return model.codec.encode(pictures)[place]
 
 
 def dice_of_present(
