@@ -78,7 +78,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_backbone(tmp_path_factory.mktemp("backbone"), "sd1")
 
 
-def text_config(data: Path, backbone: Path, **changes: Any) -> TextTrainConfig:
+def text_config(data: Path, backbone: Path, /, **changes: Any) -> TextTrainConfig:
     loop: dict[str, Any] = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "ema_decay": 0.5}
     loop |= changes.pop("loop", {})
     settings: dict[str, Any] = {"data": (str(data),), "template": "{}", "augment": AUGMENT}

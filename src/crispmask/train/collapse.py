@@ -35,8 +35,8 @@ class MaskMonitor:
         predicted: Bool[Tensor, "n h w"],
         truth: Bool[Tensor, "n h w"],
         known: Bool[Tensor, "n h w"],
-        latents: Float[Tensor, "n c zh zw"],
-        true_latents: Float[Tensor, "n c zh zw"],
+        latents: Float[Tensor, "m c zh zw"],
+        true_latents: Float[Tensor, "m c zh zw"],
     ) -> None:
         """Add answers; unknown pixels do not count."""
         found, true = predicted & known, truth & known

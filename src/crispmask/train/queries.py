@@ -20,7 +20,7 @@ NO_WORD = 0
 TEMPLATES = ("{}", "a photo of a {}", "there is a {} here")
 """Further sentences for training."""
 
-Asked = Bool[Tensor, "b w"]
+Asked = Bool[Tensor, "b k"]
 """Whether a word is asked of a crop; the columns are the words of the crop's own data set."""
 
 
@@ -34,11 +34,11 @@ class WordTable:
         sentences: rows of the table of sentences that say each word, the one at inference first.
     """
 
-    ids: Int64[Tensor, "s w"]
-    weights: Float[Tensor, "s w"]
+    ids: Int64[Tensor, "s k"]
+    weights: Float[Tensor, "s k"]
     sentences: tuple[tuple[tuple[int, ...], ...], ...]
 
-    def say(self, generator: torch.Generator) -> Int64[Tensor, "s w"]:
+    def say(self, generator: torch.Generator) -> Int64[Tensor, "s k"]:
         """A sentence for each word, drawn anew; `NO_WORD` where a list has ended."""
         said = torch.full_like(self.ids, NO_WORD)
         for row, words in zip(said, self.sentences, strict=True):
@@ -67,7 +67,7 @@ class TextBatch:
     sources: Int64[Tensor, "b"]
     there: Asked
     asked: Asked
-    said: Int64[Tensor, "s w"]
+    said: Int64[Tensor, "s k"]
 
     def to(self, device: torch.device) -> Self:
         """The batch on this device."""
@@ -154,7 +154,7 @@ def class_shares(masks: Sequence[UInt8[Tensor, "_ _"]], num_classes: int) -> Flo
     return counts[:num_classes] / counts[:IGNORE].sum().clamp(min=1)
 
 
-def occurring(masks: Mask, ids: Int64[Tensor, "b w"]) -> Asked:
+def occurring(masks: Mask, ids: Int64[Tensor, "b k"]) -> Asked:
     """Which classes a mask has a known pixel of; never where the class is -1."""
     counts = torch.stack([torch.bincount(m.flatten(), minlength=IGNORE + 1) for m in masks])
     return (counts.gather(1, ids.clamp(min=0)) > 0) & (ids >= 0)
@@ -185,7 +185,7 @@ def ask(
     return asked
 
 
-def hardest(presence: Float[Tensor, "b w"], candidates: Bool[Tensor, "b w"], count: int) -> Asked:
+def hardest(presence: Float[Tensor, "b k"], candidates: Bool[Tensor, "b k"], count: int) -> Asked:
     """The candidates that are most taken for present, at most `count` in each crop."""
     scores = presence.masked_fill(~candidates, -torch.inf)
     best = scores.topk(min(count, scores.shape[1]), dim=1).indices

@@ -128,6 +128,8 @@ def new_text_segmenter(
         **changes,
     )
     _check(config, model, vocabularies)
+    if model.config.closed:
+        model.decoder.requires_grad_(False)  # cannot read such pictures
     if config.lora_rank:
         add_lora(model.unet, config.lora_rank)
     if config.gradient_checkpointing:

@@ -122,7 +122,7 @@ class TextObjective(nn.Module):
 
     def rows(
         self, batch: TextBatch, asked: Asked, generator: torch.Generator
-    ) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Bool[Tensor, "m k h w"]]:
+    ) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Bool[Tensor, "m p h w"]]:
         """Crop and sentence of each row of the network, and the masks that its picture is made of.
 
         A row is a query, and has one mask. Of a closed code it is a pass: the masks are those of
@@ -162,7 +162,8 @@ class TextObjective(nn.Module):
         if self.settings.steps == "one":
             return last
         pure, drawn = torch.rand(2, count, generator=generator)
-        return torch.where(pure < 0.5, last, (drawn.sqrt() * (self.model.last_step + 1)).long())
+        rising = (drawn.sqrt() * (self.model.last_step + 1)).long()
+        return torch.where(pure < 0.5, last, rising.minimum(last))
 
     def states(self, said: Int64[Tensor, "n"]) -> TextStates:
         """States of sentences by their row."""
@@ -172,7 +173,7 @@ class TextObjective(nn.Module):
 
 
 def mask_latents(
-    model: TextSegmenter, masks: Bool[Tensor, "m k h w"], images: Float[Tensor, "n 3 h w"]
+    model: TextSegmenter, masks: Bool[Tensor, "m p h w"], images: Float[Tensor, "n 3 h w"]
 ) -> VaeLatents:
     """Latents of the pictures of masks, n in all; in the binary code all empty ones share one.
 

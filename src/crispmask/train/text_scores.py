@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.data.transforms import pad_to_multiple, resize_labels, resize_short_side
-from crispmask.diffusion.gaussian import Latents, clean_latents
+from crispmask.diffusion.gaussian import clean_latents
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.metrics.open_vocabulary import PresenceAP
 from crispmask.models.latents import VaeLatents
@@ -119,8 +119,8 @@ def word_maps(model: TextSegmenter, image: Image, words: TextStates, rows: TextS
 
 
 def _answers(
-    model: TextSegmenter, z_image: Latents, start: Latents, rows: TextStates, image: Image
-) -> tuple[VaeLatents, Float[Tensor, "n 1 h w"]]:
+    model: TextSegmenter, z_image: VaeLatents, start: VaeLatents, rows: TextStates, image: Image
+) -> tuple[Tensor, Tensor]:
     """Clean latents of some rows, and their logits (of a closed code: none)."""
     n = len(rows.pooled)
     z_t, step = start.expand(n, -1, -1, -1), torch.full((n,), model.last_step, device=image.device)
