@@ -12,9 +12,9 @@ from torch.utils.data import Subset
 from crispmask.data.source import AnyDataset, open_split
 from crispmask.errors import InputError
 from crispmask.models.backbone import Backbone, load_backbone
-from crispmask.models.latent_unet import widen_input
+from crispmask.models.latent_unet import InputInit, widen_input
 from crispmask.models.mask_images import fill_unknown
-from crispmask.models.text_config import pass_prompts
+from crispmask.models.text_config import CLOSED_CODES, pass_prompts
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.train.batches import Stored, draw, store
@@ -30,7 +30,7 @@ from crispmask.train.queries import (
     tabulate,
     words_of,
 )
-from crispmask.train.text_config import CLOSED_CODES, TextTrainConfig
+from crispmask.train.text_config import TextTrainConfig
 from crispmask.train.text_objective import TextObjective
 from crispmask.train.text_scores import ValidationSet, text_scores
 
@@ -110,7 +110,7 @@ def new_text_segmenter(
     Raises:
         InputError: if the backbone cannot be used, or does not fit the crop or the words.
     """
-    init = "image_only" if config.steps == "one" else "half"
+    init: InputInit = "image_only" if config.steps == "one" else "half"
     backbone = load_backbone(Path(config.backbone), init=init)
     if config.from_scratch:
         backbone = with_random_unet(backbone)
