@@ -13,6 +13,7 @@ from crispmask.train.configs import (
 )
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.loop_config import LoopConfig
+from crispmask.train.text_config import TextTrainConfig
 
 
 def camvid_base_start() -> SegmenterTrainConfig:
@@ -307,6 +308,58 @@ def latent_camvid_pretrain() -> GeneratorConfig:
     return replace(config, data="camvid", vae="runs/latent-camvid-vae", augment=augment)
 
 
+def own_text() -> TextTrainConfig:
+    """A segmenter of words: ``--backbone FOLDER --data DATA ...``, Stable Diffusion by default.
+
+    Rates as those of Marigold and its relatives: 3e-5 for the U-Net, 3e-4 for what is new.
+    """
+    return TextTrainConfig(
+        data=("data",),
+        backbone="backbone",
+        loop=LoopConfig(
+            steps=20_000,
+            batch_size=4,
+            learning_rate=3e-4,
+            betas=(0.9, 0.999),
+            weight_decay=0.01,
+            warmup_steps=500,
+            ema_decay=0.999,
+            eval_every=1000,
+            save_every=1000,
+        ),
+        augment=AugmentConfig(crop=(512, 512)),
+        unet_rate_factor=0.1,
+        gradient_checkpointing=True,
+    )
+
+
+def earth_text() -> TextTrainConfig:
+    """A segmenter of words behind ``runs/latent-earth-pretrain``, on Earth tiles."""
+    return TextTrainConfig(
+        data=("earth",),
+        backbone="runs/latent-earth-pretrain",
+        loop=LoopConfig(
+            steps=1500,
+            batch_size=4,
+            learning_rate=5e-4,
+            weight_decay=0.01,
+            warmup_steps=100,
+            ema_decay=0.99,
+        ),
+        augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5), hue=0.01),
+    )
+
+
+def camvid_text() -> TextTrainConfig:
+    """As `earth_text`, on CamVid behind ``runs/latent-camvid-pretrain``; images at 320 x 240."""
+    return replace(
+        earth_text(),
+        data=("camvid",),
+        backbone="runs/latent-camvid-pretrain",
+        augment=AugmentConfig(crop=(192, 256), scale=(0.8, 1.6), short_side=240),
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "earth-base": earth_base,
     "earth-segformer": earth_segformer,
@@ -333,4 +386,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "latent-earth-pretrain": latent_earth_pretrain,
     "latent-camvid-vae": latent_camvid_vae,
     "latent-camvid-pretrain": latent_camvid_pretrain,
+    "text-earth": earth_text,
+    "text-camvid": camvid_text,
+    "text": own_text,
 }

@@ -10,6 +10,7 @@ from crispmask.train.configs import (
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.loop_config import LoopConfig
 from crispmask.train.run import train
+from crispmask.train.text_config import TextTrainConfig
 
 __all__ = [
     "CodecTrainConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "PriorTrainConfig",
     "RefinerTrainConfig",
     "SegmenterTrainConfig",
+    "TextTrainConfig",
     "TrainConfig",
     "train",
 ]

@@ -10,6 +10,7 @@ from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.loop_config import LoopConfig
+from crispmask.train.text_config import TextTrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,4 +285,5 @@ TrainConfig = (
     | CodecTrainConfig
     | LatentVaeConfig
     | GeneratorConfig
+    | TextTrainConfig
 )

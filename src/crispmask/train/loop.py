@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -22,19 +22,25 @@ from rich.progress import (
 )
 from rich.progress import Task as RichTask
 from rich.text import Text
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import write_atomic
 from crispmask.train.ahead import draw_ahead
-from crispmask.train.batches import Batch
-from crispmask.train.captioned import CaptionBatch
 from crispmask.train.checkpoint import finish_swap, load_checkpoint, save_checkpoint
 from crispmask.train.loop_config import LoopConfig
 
 LOWEST_RATE = 1e-6
 """Learning rate below which halving stops, as in DDPS."""
+
+
+class Drawn(Protocol):
+    """A batch, or masks alone."""
+
+    def to(self, device: torch.device, /) -> Any:
+        """The same on this device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,19 @@ class Task:
             same.
         complete: what is added to a batch once it is on the device, by default nothing.
         save: writes the model into the folder of the run, by default as it saves itself.
+        watch: sees each record once it is in the log; an error that it raises ends the run.
+        rate_factors: learning rate over that of the config, by how a parameter's name begins.
     """
 
     objective: nn.Module
-    draw: Callable[[torch.Generator], Batch | CaptionBatch | Tensor]
+    draw: Callable[[torch.Generator], Drawn]
     evaluate: Callable[[nn.Module], dict[str, float]]
     complete: Callable[[Any], Any] = field(default=lambda batch: batch)
     save: Callable[[Any, Path], None] = field(
         default=lambda model, folder: model.save_pretrained(folder)
     )
+    watch: Callable[[Mapping[str, float]], None] = field(default=lambda record: None)
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
         mixed_precision="bf16" if _bf16() else "no",
     )
     model = cast(nn.Module, task.objective.model)
-    optimizer = torch.optim.AdamW(_groups(model, config), betas=config.betas)
+    optimizer = torch.optim.AdamW(_groups(model, config, task.rate_factors), betas=config.betas)
     ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
     average = AveragedModel(model, multi_avg_fn=ema)
     average.to(accelerator.device)
@@ -116,7 +126,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
         objective.train()
         for step, (crops, generator) in enumerate(drawn, start):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
+                group["lr"] = learning_rate(config, step) * group["rate_factor"]
             batch = task.complete(crops.to(accelerator.device))
             with seeded(seeds[step - start], accelerator.device):  # for dropout
                 loss = objective(batch, step / config.steps, generator)
@@ -144,8 +154,11 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
                     stream.write(json.dumps(record) + "\n")
                 if config.track:
                     accelerator.log({k: v for k, v in record.items() if k != "step"}, step=step)
-                if done % config.save_every == 0 or done == config.steps:
-                    save_checkpoint(output / "checkpoint", done, model, average, optimizer)
+            task.watch(record)
+            if accelerator.is_main_process and (
+                done % config.save_every == 0 or done == config.steps
+            ):
+                save_checkpoint(output / "checkpoint", done, model, average, optimizer)
             bar.update(row, completed=done, loss=value)
     if config.track:
         accelerator.end_training()
@@ -174,16 +187,23 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _groups(model: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
-    """Matrices and filters, and gains and biases, with their weight decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+def _groups(
+    model: nn.Module, config: LoopConfig, factors: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Matrices and filters, and gains and biases, with their weight decay, for each rate."""
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found = [f for start, f in (factors or {}).items() if name.startswith(start)]
+            by_rate.setdefault(found[0] if found else 1.0, []).append(parameter)
     decay = config.weight_decay
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
-        {
-            "params": [p for p in trained if p.ndim <= 1],
-            "weight_decay": decay if config.decay_all else 0.0,
-        },
+        {"params": params, "weight_decay": weight_decay, "rate_factor": factor}
+        for factor, trained in by_rate.items()
+        for params, weight_decay in (
+            ([p for p in trained if p.ndim > 1], decay),
+            ([p for p in trained if p.ndim <= 1], decay if config.decay_all else 0.0),
+        )
     ]
 
 

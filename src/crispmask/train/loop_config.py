@@ -1,4 +1,4 @@
-"""How long and how fast a run trains."""
+"""How long and how fast any run trains."""
 
 from dataclasses import dataclass
 

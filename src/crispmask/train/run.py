@@ -17,6 +17,7 @@ from crispmask.models.bases import Base, load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput
+from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.provenance import provenance
 from crispmask.shapes import Image
 from crispmask.train.batches import (
@@ -42,9 +43,12 @@ from crispmask.train.generator import generator_task
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.latents import latent_vae_task
 from crispmask.train.loop import Task, fit, seeded
+from crispmask.train.lora import merge_lora
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
+from crispmask.train.text import text_task
+from crispmask.train.text_config import TextTrainConfig
 from crispmask.train.untrained import new_refiner, new_segmenter
 from crispmask.train.validation import refiner_scores, segmenter_scores
 
@@ -79,6 +83,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
             task, facts = latent_vae_task(config)
         elif isinstance(config, GeneratorConfig):
             task, facts = generator_task(config)
+        elif isinstance(config, TextTrainConfig):
+            task, facts = text_task(config)
         else:
             task, facts = _image_task(config)
     facts["processes"] = state.num_processes
@@ -90,6 +96,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     model, scores = fitted.model, fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
+    if isinstance(config, TextTrainConfig) and config.lora_rank:
+        merge_lora(cast(TextSegmenter, model).unet)
     if not state.is_main_process:
         return output
     facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
@@ -246,6 +254,7 @@ def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
     tag, classes = _TAGS.get(type(config), "image-segmentation"), ""
     if not isinstance(config, LatentVaeConfig | GeneratorConfig):
         classes = f"Classes: {', '.join(cast(Any, model).config.class_names)}. "
+    data = config.data if isinstance(config.data, str) else ", ".join(config.data)
     lines = [
         "---",
         "library_name: crispmask",
@@ -253,7 +262,7 @@ def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
         f"pipeline_tag: {tag}",
         "---",
         "",
-        f"# {type(model).__name__} for {config.data}",
+        f"# {type(model).__name__} for {data}",
         "",
         f"{classes}{parameters:,} parameters.",
         f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "
