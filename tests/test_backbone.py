@@ -28,7 +28,7 @@ from backbone_layouts import (
 )
 from crispmask.diffusion.gaussian import check_scheduler
 from crispmask.errors import InputError
-from crispmask.models.backbone import Backbone, load_backbone
+from crispmask.models.backbone import load_backbone
 from crispmask.models.latent_unet import load_unet, widen_input
 
 LAYOUTS: tuple[Layout, ...] = ("sd1", "sd2", "marigold")
@@ -64,10 +64,10 @@ def test_a_folder_is_loaded_whole(folders: dict[str, Path], layout: Layout) -> N
     folder = folders[layout]
     parts = load_backbone(folder)
     assert equal(parts.vae, AutoencoderKL.from_pretrained(folder / "vae"))
-    assert equal(parts.text_encoder, CLIPTextModel.from_pretrained(folder / "text_encoder"))
-    text = parts.tokenizer("a cat").input_ids
+    assert equal(parts.words.encoder, CLIPTextModel.from_pretrained(folder / "text_encoder"))
+    text = parts.words.tokenizer("a cat").input_ids
     assert text == tiny_tokenizer()("a cat").input_ids
-    assert parts.text_encoder(torch.tensor([text])).last_hidden_state.isfinite().all()
+    assert parts.words.encoder(torch.tensor([text])).last_hidden_state.isfinite().all()
     check_scheduler(parts.scheduler)
     assert parts.scheduler.config["prediction_type"] == "v_prediction"
     assert parts.trained_prediction == ("epsilon" if layout == "sd1" else "v_prediction")
@@ -82,7 +82,7 @@ def test_a_folder_is_loaded_whole(folders: dict[str, Path], layout: Layout) -> N
         assert not wide["conv_in.weight"][:, 4:].any()
         rest = [k for k in old if k != "conv_in.weight"]
         assert all(torch.equal(wide[k], old[k]) for k in rest)
-    for part in (parts.unet, parts.vae, parts.text_encoder):
+    for part in (parts.unet, parts.vae, parts.words.encoder):
         assert not part.training
         assert {weight.dtype for weight in part.parameters()} == {torch.float32}
 
@@ -171,7 +171,7 @@ def test_names_of_old_files_are_understood(folders: dict[str, Path], copy: Path)
     save_file(text, path, metadata={"format": "pt"})
     want, got = load_backbone(folders["sd1"]), load_backbone(copy)
     assert equal(got.vae, want.vae)
-    assert equal(got.text_encoder, want.text_encoder)
+    assert equal(got.words.encoder, want.words.encoder)
 
 
 def test_half_precision_files_become_float32(copy: Path) -> None:
@@ -182,7 +182,7 @@ def test_half_precision_files_become_float32(copy: Path) -> None:
         save_file(half, copy / part / f"{stem}.fp16.safetensors", metadata={"format": "pt"})
         path.unlink()
     parts = load_backbone(copy)
-    for model in (parts.unet, parts.text_encoder):
+    for model in (parts.unet, parts.words.encoder):
         assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     stored = load_file(copy / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert torch.equal(
@@ -286,8 +286,8 @@ def test_what_is_wrong_is_said_in_one_sentence(copy: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def count(parts: Backbone, part: str) -> int:
-    return sum(weight.numel() for weight in getattr(parts, part).parameters())
+def count(part: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in part.parameters())
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def count(parts: Backbone, part: str) -> int:
 def test_the_published_sizes(tmp_path: Path, layout: Any, unet: int, text_encoder: int) -> None:
     parts = load_backbone(write_full_size(tmp_path, layout), weights=False)
     widened = 4 * 320 * 3 * 3
-    assert count(parts, "unet") == unet + widened
-    assert count(parts, "vae") == 83_653_863
-    assert count(parts, "text_encoder") == text_encoder
+    assert count(parts.unet) == unet + widened
+    assert count(parts.vae) == 83_653_863
+    assert count(parts.words.encoder) == text_encoder
     network: Any = parts.unet
     width = network.config.cross_attention_dim
     assert network.conv_in.weight.shape == (320, 8, 3, 3)

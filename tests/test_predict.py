@@ -11,8 +11,9 @@ from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, Sampling, condition_channels
 from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput
+from crispmask.models.windows import windows
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.predict import blend, refine_views, refine_windows, taper, windows
+from crispmask.predict import blend, refine_views, refine_windows, taper
 
 K = 3
 

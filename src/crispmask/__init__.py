@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crispmask.models.refiner_config import RefinerConfig
     from crispmask.models.refiner_parts import RefinerOutput
     from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+    from crispmask.models.text_segmenter import TextSegmenter
     from crispmask.nn.unet import MaskUNet
     from crispmask.report import Report
     from crispmask.shapes import IGNORE
@@ -49,6 +50,7 @@ _MODULES = {
     "models.refiner_config": ("RefinerConfig",),
     "models.refiner_parts": ("RefinerOutput",),
     "models.segmenters": ("BaseOutput", "FPNSegmenter"),
+    "models.text_segmenter": ("TextSegmenter",),
     "nn.unet": ("MaskUNet",),
     "report": ("Report",),
     "shapes": ("IGNORE",),
@@ -73,6 +75,7 @@ __all__ = [
     "RefinerOutput",
     "Report",
     "Sample",
+    "TextSegmenter",
     "UniformDiffusion",
     "__version__",
     "as_base_output",

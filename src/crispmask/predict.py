@@ -1,6 +1,6 @@
 """Images of any size and in several views: windows around one mask, flips and scales."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
 from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput, Segmenter
+from crispmask.models.windows import windows
 from crispmask.shapes import Image, Logits, Mask, Probs, Time
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -117,18 +118,6 @@ def blend(
         total[..., top : top + h, left : left + w] += ramp * values
         weight[top : top + h, left : left + w] += ramp
     return total.div_(weight)
-
-
-def windows(h: int, w: int, *, window: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Top-left corners of windows that cover h x w; the last ones end at the border."""
-
-    def starts(size: int) -> list[int]:
-        last = max(size - window, 0)
-        return [*range(0, last, window - overlap), last]
-
-    for top in starts(h):
-        for left in starts(w):
-            yield top, left
 
 
 def taper(h: int, w: int, *, overlap: int) -> Float[Tensor, "h w"]:

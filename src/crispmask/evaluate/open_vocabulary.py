@@ -54,10 +54,24 @@ class WordsOutput:
     presence: Float[Tensor, "b k"] | None = None
 
 
+class WordsAnswer(Protocol):
+    """Anything with labels and presence: a `WordsOutput`, or the answer of a `TextSegmenter`."""
+
+    @property
+    def labels(self) -> Mask:
+        """See `WordsOutput`."""
+        ...
+
+    @property
+    def presence(self) -> Float[Tensor, "b k"] | None:
+        """See `WordsOutput`."""
+        ...
+
+
 class WordsSegmenter(Protocol):
     """Labels of an image by the classes of a vocabulary that it is bound to."""
 
-    def __call__(self, image: Image, *, among: Sequence[int] | None) -> WordsOutput:
+    def __call__(self, image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
         """Answer; with ``among``, by these classes and the background alone."""
         ...
 

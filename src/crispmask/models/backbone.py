@@ -16,6 +16,7 @@ from crispmask.models.diffusers_parts import (
     read_json,
 )
 from crispmask.models.latent_unet import InputInit, check_unet_config, load_unet, widen_input
+from crispmask.models.text_states import QueryEncoder
 
 _FILES = {
     "unet": ("config.json",),
@@ -36,8 +37,7 @@ class Backbone:
     Attributes:
         unet: diffusers' `UNet2DConditionModel`, its input widened for the image's latents.
         vae: diffusers' `AutoencoderKL` or `AutoencoderTiny`.
-        text_encoder: transformers' `CLIPTextModel`.
-        tokenizer: transformers' `CLIPTokenizer`.
+        words: the checkpoint's text encoder with its tokenizer.
         scheduler: `mask_scheduler` of the checkpoint's own.
         trained_prediction: what the checkpoint was trained to predict; where it is "epsilon",
             fine-tuning turns the network to v.
@@ -45,8 +45,7 @@ class Backbone:
 
     unet: nn.Module
     vae: nn.Module
-    text_encoder: nn.Module
-    tokenizer: Any
+    words: QueryEncoder
     scheduler: Scheduler
     trained_prediction: str
 
@@ -89,8 +88,7 @@ def load_backbone(
     return Backbone(
         unet=unet,
         vae=load_diffusers(vae_class, folder / "vae", weights=weights),
-        text_encoder=load_text_encoder(folder / "text_encoder", weights=weights),
-        tokenizer=tokenizer,
+        words=QueryEncoder(load_text_encoder(folder / "text_encoder", weights=weights), tokenizer),
         scheduler=scheduler,
         trained_prediction=str(schedule.get("prediction_type", "epsilon")),
     )

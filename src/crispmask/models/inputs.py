@@ -21,7 +21,7 @@ def as_base_output(base: Any, *, num_classes: int) -> BaseOutput:
 
     Integers are labels (h w or b h w). Floats (k h w or b k h w) are probabilities if they lie in
     [0, 1] and sum to one, logits if any is outside [0, 1]. A path is a label PNG, a ``.npy`` or
-    the first array of an ``.npz``. An object with ``logits`` is a model output.
+    the first array of an ``.npz``. An object with ``logits`` or ``probs`` is a model output.
 
     Raises:
         InputError: if the values or their shape fit none of these.
@@ -36,6 +36,8 @@ def as_base_output(base: Any, *, num_classes: int) -> BaseOutput:
         return as_base_output(_read(Path(base), num_classes), num_classes=num_classes)
     if hasattr(base, "logits"):
         return as_base_output(base.logits, num_classes=num_classes)
+    if hasattr(base, "probs"):
+        return as_base_output(base.probs, num_classes=num_classes)
     values = _as_tensor(base)
     if values.numel() == 0:
         raise InputError(f"the base output is empty, its shape is {tuple(values.shape)}.")

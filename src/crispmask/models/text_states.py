@@ -1,5 +1,6 @@
 """Words as token states and vectors, from a frozen text encoder in a folder."""
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -53,6 +54,13 @@ class TextStates:
             pooled=self.pooled.to(device, dtype),
         )
 
+    def take(self, rows: Sequence[int]) -> Self:
+        """The texts at these places, as often as they are named."""
+        chosen = list(rows)
+        return type(self)(
+            tokens=self.tokens[chosen], mask=self.mask[chosen], pooled=self.pooled[chosen]
+        )
+
 
 class QueryEncoder:
     """A frozen text encoder with its tokenizer and a cache of what it has encoded.
@@ -67,6 +75,7 @@ class QueryEncoder:
         tokenizer: of transformers.
         width: d, the size of a state.
         max_tokens: longest sentence, start and end included.
+        reads_padding: whether states of padding are meant to be attended to, as with CLIP.
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Any, *, cache: Path | None = None) -> None:
@@ -95,7 +104,7 @@ class QueryEncoder:
         self.width = int(config.hidden_size)
         self.max_tokens = min(int(config.max_position_embeddings), int(tokenizer.model_max_length))
         self.cache = cache
-        self._clip = config.model_type == _CLIP
+        self.reads_padding = config.model_type == _CLIP
         self._known: dict[tuple[str, str], TextStates] = {}
 
     @classmethod
@@ -161,9 +170,9 @@ class QueryEncoder:
             )
         return cls.from_folder(Path(found.submodule_search_locations[0]) / "model", cache=cache)
 
-    def save(self, folder: Path) -> None:
-        """Write text_encoder/ and tokenizer/, as `from_folder` reads them."""
-        encoder: Any = self.encoder
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write text_encoder/ and tokenizer/, as `from_folder` reads them; fp16 weights if half."""
+        encoder: Any = copy.deepcopy(self.encoder).half() if half else self.encoder
         encoder.save_pretrained(Path(folder) / "text_encoder")
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
 
@@ -207,7 +216,7 @@ class QueryEncoder:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(data)
         words = sorted(self.tokenizer.get_vocab().items())
-        digest.update(json.dumps([words, self._clip, self.max_tokens]).encode())
+        digest.update(json.dumps([words, self.reads_padding, self.max_tokens]).encode())
         return digest.hexdigest()
 
     def _check(self, query: str, prompt: str) -> None:
@@ -245,21 +254,22 @@ class QueryEncoder:
                     _write(states, self._file(self.cache, key))
         return _collate([self._known[key] for key in keys])
 
-    @torch.no_grad()  # not inference mode: what is kept must be usable in training
+    @torch.inference_mode(mode=False)  # what is kept must be usable in training
+    @torch.no_grad()
     def _run(self, keys: Sequence[tuple[str, str]]) -> list[TextStates]:
         device = next(self.encoder.parameters()).device
         batch = self.tokenizer(
             [template.replace("{}", query) for template, query in keys],
-            padding="max_length" if self._clip else "longest",
+            padding="max_length" if self.reads_padding else "longest",
             max_length=self.max_tokens,
             truncation=True,  # a guard: longer ones have been refused
             return_tensors="pt",
         ).to(device)
         mask = batch["attention_mask"].bool()
         # CLIP was trained on padded sentences without a mask, and so runs Stable Diffusion
-        out = self.encoder(batch["input_ids"]) if self._clip else self.encoder(**batch)
+        out = self.encoder(batch["input_ids"]) if self.reads_padding else self.encoder(**batch)
         tokens: Tensor = out.last_hidden_state.float()  # n m d
-        if self._clip:
+        if self.reads_padding:
             pooled = out.pooler_output.float()
             keep = torch.full((len(keys),), tokens.shape[1])
         else:

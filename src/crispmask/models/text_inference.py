@@ -1,0 +1,234 @@
+"""How a `TextSegmenter` answers: a ranking, then the masks of the words that may be there."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.diffusion.gaussian import Latents, Steps, guided_latents, sample_latents
+from crispmask.errors import InputError
+from crispmask.models.inference import autocast, evaluating
+from crispmask.models.inputs import as_image
+from crispmask.models.text_answer import TextAnswer
+from crispmask.models.text_denoiser import TextDenoiser
+from crispmask.models.text_question import Question
+from crispmask.models.text_views import Maps, Scene, View, scene
+from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.shapes import Image, Probs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """What one call with the empty prompt says of all queries.
+
+    Attributes:
+        seen: what was looked at, as a whole.
+        pixels: vectors of its pixels, at the size of the latents.
+        words: vectors of the queries.
+        presence: logit that a query is in the image.
+    """
+
+    seen: Scene
+    pixels: Float[Tensor, "1 d z_h z_w"]
+    words: Float[Tensor, "q d"]
+    presence: Float[Tensor, "1 q"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is drawn.
+
+    Attributes:
+        queries: places in the vocabulary of the words that get a map.
+        labels: that get a map, in ascending order.
+        places: of the label of each query in ``labels``.
+        floor: place of the background in ``labels`` and its constant score, for a threshold.
+    """
+
+    queries: list[int]
+    labels: tuple[int, ...]
+    places: list[int]
+    floor: tuple[int, float] | None
+
+
+def answer(
+    segmenter: TextDenoiser, image: Any, asked: Question, *, among: Sequence[int] | None = None
+) -> TextAnswer:
+    """The answer for one image; see `TextSegmenter.forward`.
+
+    Raises:
+        InputError: if the image or the classes cannot be used.
+    """
+    pixels = _one_image(segmenter, image)
+    how, vocabulary = asked.sampling, asked.vocabulary
+    with torch.inference_mode(), evaluating(segmenter), autocast(pixels.device):
+        scenes = [
+            scene(segmenter, pixels, tile=how.tile, overlap=how.overlap, mirrored=mirrored)
+            for mirrored in ((False, True) if how.flip else (False,))
+        ]
+        ranking = _rank(segmenter, scenes[0], asked)
+        plan = _plan(segmenter, asked, ranking, among)
+        seeds = range(how.seed, how.seed + how.ensemble_size)
+        total: Tensor | None = None
+        for seed, seen in product(seeds, scenes):
+            probs = _probs(segmenter, asked, ranking, plan, seen, seed)
+            total = probs if total is None else total.add_(probs)
+        assert total is not None
+        presence = vocabulary.class_scores(ranking.presence).sigmoid()  # 1 k, or k + 1 with rivals
+    rows = len(plan.queries) if asked.passes is None else len(asked.passes.tokens)
+    rows *= how.num_inference_steps * (1 if how.guidance_scale == 1 else 2)
+    views = len(seeds) * len(scenes) * len(scenes[0].views)
+    return TextAnswer.from_probs(
+        total / (len(seeds) * len(scenes)),
+        kept=plan.labels,
+        label_names=vocabulary.label_names,
+        presence=presence[:, : len(vocabulary.class_names)],
+        num_calls=1 + rows * views,
+    )
+
+
+def _rank(segmenter: TextDenoiser, seen: Scene, asked: Question) -> Ranking:
+    """Presence of all queries from one call with the empty prompt on the whole view."""
+    latents = seen.whole.latents
+    step = torch.full((1,), segmenter.last_step, device=latents.device)
+    start, *_ = seen.starts(segmenter, seed=asked.sampling.seed)
+    call = segmenter.call(latents, start, step, asked.empty)
+    pixels = segmenter.align.pixels(call.features)
+    words = segmenter.align.words(asked.states.pooled.to(latents))
+    presence = segmenter.align.rank(pixels, words)
+    return Ranking(seen=seen, pixels=pixels, words=words, presence=presence.float())
+
+
+def _plan(
+    segmenter: TextDenoiser, asked: Question, ranking: Ranking, among: Sequence[int] | None
+) -> Plan:
+    """The best queries, pinned ones and the best rival, and the labels they speak for."""
+    vocabulary, how = asked.vocabulary, asked.sampling
+    rival, owners = len(vocabulary.class_names), vocabulary.owners
+    if among is not None and not set(among) <= set(range(rival)):
+        raise InputError(f"among must hold classes from 0 to {rival - 1}, got {list(among)}.")
+    may = {*(range(rival) if among is None else among), rival}
+    queries = [query for query, owner in enumerate(owners) if owner in may]
+    if not queries and vocabulary.background is None:
+        raise InputError("among needs at least one class where there is no background, got none.")
+    if not segmenter.config.closed:
+        presence = ranking.presence[0].tolist()
+        best_first = sorted(queries, key=lambda query: -presence[query])
+        pinned = [query for query in queries if vocabulary.queries[query] in how.pinned]
+        rivals = [query for query in best_first if owners[query] == rival]
+        queries = sorted({*best_first[: how.top], *pinned, *rivals[:1]})
+    label_of = _labels(vocabulary)
+    labels = [label_of[owners[query]] for query in queries]
+    policy, floor = vocabulary.background, None
+    ids = {*labels, label_of[rival]} if isinstance(policy, Threshold) else set(labels)
+    kept = tuple(sorted(ids))
+    if isinstance(policy, Threshold):
+        floor = (kept.index(label_of[rival]), math.log(policy.score / (1 - policy.score)))
+    return Plan(
+        queries=queries, labels=kept, places=[kept.index(label) for label in labels], floor=floor
+    )
+
+
+def _labels(vocabulary: Vocabulary) -> list[int]:
+    """Label of each class and, at the end, of the background if there is one."""
+    names = vocabulary.label_names
+    ids = [names.index(name) for name in vocabulary.class_names]
+    return ids if vocabulary.background is None else [*ids, names.index("background")]
+
+
+def _probs(
+    segmenter: TextDenoiser,
+    asked: Question,
+    ranking: Ranking,
+    plan: Plan,
+    seen: Scene,
+    seed: int,
+) -> Probs:
+    """Probabilities of the planned labels at the size of the image, with one seed, one side up.
+
+    A label scores what its best query does. The queries go through the network in chunks, and
+    their maps do not outlive the chunk.
+    """
+    config = segmenter.config
+    starts = seen.starts(segmenter, seed=seed)
+    best = ranking.presence.new_full((1, len(plan.labels), *seen.size), -torch.inf)
+    if plan.floor is not None:
+        place, score = plan.floor
+        best[:, place] = score
+    size = max(len(plan.queries), 1) if config.closed else asked.sampling.chunk
+    for first in range(0, len(plan.queries), size):
+        queries = plan.queries[first : first + size]
+        parts = [
+            _maps(segmenter, asked, view, start, queries)
+            for view, start in zip(seen.views, starts, strict=True)
+        ]
+        scores = seen.merge(parts) + _prior(segmenter, ranking, queries)  # 1 n h w
+        for one, place in zip(scores[0], plan.places[first : first + size], strict=True):
+            torch.maximum(best[0, place], one, out=best[0, place])
+    return best.div_(config.temperature).softmax(1)
+
+
+def _prior(
+    segmenter: TextDenoiser, ranking: Ranking, queries: list[int]
+) -> Float[Tensor, "1 n h w"]:
+    """What the ranking adds to mask logits: align score and log-probability of presence."""
+    config = segmenter.config
+    near = segmenter.align.scores(ranking.pixels, ranking.words[queries]).float()
+    there = F.logsigmoid(ranking.presence[:, queries, None, None])
+    return config.align_weight * ranking.seen.enlarge(near) + config.presence_weight * there
+
+
+def _maps(
+    segmenter: TextDenoiser,
+    asked: Question,
+    view: View,
+    start: Float[Tensor, "1 c z_h z_w"],
+    queries: list[int],
+) -> Maps:
+    """Mask logits of these queries at the size of a view."""
+    how = asked.sampling
+    states = asked.states.take(queries) if asked.passes is None else asked.passes
+    rows = len(states.tokens)
+    z_image = view.latents.expand(rows, -1, -1, -1)
+    negative = asked.negative.take([0] * rows)
+    features: dict[str, Tensor] = {}
+
+    def cond(z_t: Latents, step: Steps) -> Latents:
+        call = segmenter.call(z_image, z_t, step, states)
+        features.update(call.features)  # those of the last call are left
+        return call.output
+
+    def uncond(z_t: Latents, step: Steps) -> Latents:
+        return segmenter.call(z_image, z_t, step, negative).output
+
+    z_0 = sample_latents(
+        guided_latents(cond, uncond, how.guidance_scale),
+        segmenter.scheduler,
+        start.expand(rows, -1, -1, -1),
+        num_inference_steps=how.num_inference_steps,
+    )
+    if asked.passes is not None:
+        drawn = segmenter.closed_logits(z_0, view.image, len(asked.vocabulary.queries))
+        return drawn[:, queries].float()
+    image = view.image.expand(rows, -1, -1, -1)
+    drawn = segmenter.mask_logits(z_0, features, image, decode=how.decode)  # n 1 h w
+    return drawn.movedim(0, 1).float()
+
+
+def _one_image(segmenter: TextDenoiser, image: Any) -> Image:
+    """The image on the segmenter's device and in its precision, checked."""
+    weight = next(segmenter.parameters())
+    if weight.dtype == torch.float16 and weight.device.type == "cpu":
+        raise InputError(
+            "a CPU cannot run this model in fp16; use segmenter.float(), or move it to a GPU."
+        )
+    pixels = as_image(image)
+    if len(pixels) != 1:
+        raise InputError(f"one image is answered at a time, got a batch of {len(pixels)}.")
+    return pixels.to(weight.device, weight.dtype)
