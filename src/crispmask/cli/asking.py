@@ -1,5 +1,6 @@
 """Options of the commands that ask a text segmenter for words."""
 
+import importlib.util
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -70,3 +71,12 @@ class Asking:
 def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabulary:
     """The vocabulary in the sentence that the segmenter was trained with."""
     return replace(vocabulary, templates=(segmenter.config.template,))
+
+
+def load_segmenter(name: str) -> TextSegmenter:
+    """`TextSegmenter.from_pretrained` without the progress bars of transformers."""
+    if importlib.util.find_spec("transformers") is not None:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    return TextSegmenter.from_pretrained(name)

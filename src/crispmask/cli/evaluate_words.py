@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from crispmask.cli.asking import Asking, in_own_sentence
+from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.evaluate import as_split
 from crispmask.cli.output import check_output
 from crispmask.data.folder import FolderDataset, find_class_names
@@ -95,7 +95,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
         if args.words
         else [vocabulary_of(data.class_names) for data in datasets.values()]
     )
-    segmenter = TextSegmenter.from_pretrained(args.model)
+    segmenter = load_segmenter(args.model)
     console = Console(stderr=True)
     results: dict[str, dict[str, WordsResult]] = {}
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -124,7 +124,9 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
     write_atomic(args.output / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     shown = Console(stderr=args.json, soft_wrap=True)
     for name, of_rows in results.items():
-        shown.print(table(name, of_rows))
+        shown.print(table(Path(name).name, of_rows))
+        hashes = (f"{row} {result.protocol.hash}" for row, result in of_rows.items())
+        shown.print(f"protocols: {', '.join(hashes)}")
     if "mean over data sets" in record:
         means = record["mean over data sets"]
         shown.print(
@@ -186,31 +188,27 @@ def report(
 
 
 def table(name: str, rows: dict[str, WordsResult]) -> Table:
-    """The scores that tell most, in percent."""
-    columns = ("mIoU", "95 %", "mIoU, union", "seen", "unseen", "F1", "presence AP", "absent area")
+    """The scores that tell most, in percent.
+
+    "union": mIoU over classes in truth or prediction; "there AP": average precision of presence;
+    "absent": share of an image that is given to words that are not in it; "told": mIoU if told
+    which words are.
+    """
+    columns = ["mIoU", "95 %", "union", "seen", "unseen", "there AP", "absent"]
     oracle = any(result.oracle_presence is not None for result in rows.values())
-    images = next(iter(rows.values())).images
-    out = Table(
-        f"{name}, {images} images",
-        *columns,
-        *(("told presence",) if oracle else ()),
-        "protocol",
-        box=None,
-    )
+    out = Table(f"{name}, in percent", *columns, *(["told"] if oracle else []), box=None)
     for row, result in rows.items():
         scores, presence, told = result.scores, result.presence, result.oracle_presence
         out.add_row(
             row,
             _percent(scores.miou_truth),
-            f"{_percent(result.interval.low)} to {_percent(result.interval.high)}",
+            f"{_percent(result.interval.low)}-{_percent(result.interval.high)}",
             _percent(scores.miou_union),
             _percent(scores.miou_seen),
             _percent(scores.miou_unseen),
-            _percent(scores.mean_f1),
             "" if presence is None else _percent(presence.ap),
             _percent(result.absent_area),
-            *(("" if told is None else _percent(told.miou_truth),) if oracle else ()),
-            result.protocol.hash,
+            *(["" if told is None else _percent(told.miou_truth)] if oracle else []),
         )
     return out
 

@@ -9,13 +9,12 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from crispmask.cli.asking import Asking, in_own_sentence
+from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.cli.refine import expand, write_share
 from crispmask.data.folder import IMAGE_SUFFIXES
 from crispmask.data.sample import read_image
 from crispmask.errors import InputError
-from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.provenance import provenance
 from crispmask.report.segment import (
@@ -26,7 +25,7 @@ from crispmask.report.segment import (
     words_palette,
 )
 
-PICTURES = 50
+PICTURES = 20
 """Images that the page shows; the others are in the JSON file."""
 
 PARTS = ("labels", "overlays", "uncertainty")
@@ -82,7 +81,7 @@ def segment(args: SegmentArguments) -> int:
     vocabulary = args.asking.with_background(Vocabulary.parse(args.words))
     files = args.files
     _check_names(files, args.output)
-    segmenter = TextSegmenter.from_pretrained(args.model)
+    segmenter = load_segmenter(args.model)
     vocabulary = in_own_sentence(vocabulary, segmenter)
     console = Console(stderr=True)
     quiet = not console.is_terminal
@@ -94,15 +93,10 @@ def segment(args: SegmentArguments) -> int:
     for path in track(files, "segmenting", console=console, disable=quiet):
         pixels = read_image(path)
         answer = ask(pixels)
-        labels, uncertainty = answer.labels[0].cpu(), answer.uncertainty[0].cpu()
-        for part in PARTS:
-            target = args.output / part / f"{path.stem}.png"
-            if part == "labels":
-                write_labels(labels, target)
-            elif part == "overlays":
-                write_picture(words_overlay(pixels, labels, palette), target)
-            else:
-                write_share(uncertainty, target)
+        labels, name = answer.labels[0].cpu(), f"{path.stem}.png"
+        write_labels(labels, args.output / "labels" / name)
+        write_picture(words_overlay(pixels, labels, palette), args.output / "overlays" / name)
+        write_share(answer.uncertainty[0], args.output / "uncertainty" / name)
         images.append(WordsImage.of(answer, name=path.stem, file=path.name))
         if len(cards) < PICTURES:
             cards.append(WordsCard.of(answer, pixels, palette))
