@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # no public name so far
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size
-from crispmask.data.class_names import VOID_NAMES, class_list
+from crispmask.data.class_names import VOID_NAMES, class_list, class_lists
 from crispmask.data.source import Split, open_split
 from crispmask.evaluate.loop import LabelledImages
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
@@ -59,8 +59,7 @@ SD_WIDTH = 320
 
 def further_words(names: Sequence[str], count: int) -> tuple[str, ...]:
     """The names and words of the class lists beside them, so many in all."""
-    lists = ("coco-stuff-171", "ade20k-150", "pascal-context-59", "cityscapes-19", "earth-10")
-    pool = [*names, *(word for name in lists for word in class_list(name))]
+    pool = [*names, *(word for name in class_lists() for word in class_list(name))]
     unique: dict[str, str] = {}
     for word in pool:
         if word.casefold() not in VOID_NAMES:
@@ -144,7 +143,7 @@ def ranked_quality(
     return {"images": min(limit, len(data)), "miou": miou, "ranked_over_exact": share}
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what tensors that are made under it hold at once, each storage once.
 
     Attributes:
@@ -153,7 +152,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, int] = {}
 
@@ -197,7 +196,7 @@ def peak_memory(
         ask = segmenter.bound(vocabulary, top=kept)
         with LiveBytes() as memory:
             ask(image)
-        return memory.peak / 2**20
+        return float(memory.peak / 2**20)
 
     ranked = {count: peak(count, top) for count in counts}
     return {

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def measure(
             spent: list[float] = []
             found = measure_rows(
                 data,
-                lambda words, row=row, spent=spent: stopwatch(row.ask(words), spent),
+                partial(stopwatch, row.ask, spent),
                 {name: words},
                 protocol,
                 limit=limit,
@@ -169,8 +170,9 @@ def measure(
     return timed
 
 
-def stopwatch(segmenter: WordsSegmenter, spent: list[float]) -> WordsSegmenter:
-    """The segmenter, which writes down the seconds of each answer."""
+def stopwatch(ask: Ask, spent: list[float], words: Vocabulary) -> WordsSegmenter:
+    """The segmenter bound to words, which writes down the seconds of each answer."""
+    segmenter = ask(words)
 
     def answer(image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
         start = time.perf_counter()

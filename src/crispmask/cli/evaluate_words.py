@@ -1,8 +1,9 @@
 """``crispmask evaluate-words``: a text segmenter over data sets, by names, synonyms and others."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
             task = progress.add_task(name, total=images * len(rows) * (1 + args.oracle))
             results[name] = measure_rows(
                 data,
-                lambda words, task=task: _counted(segmenter, words, args, progress, task),
+                partial(_counted, segmenter, args.asking, partial(progress.advance, task)),
                 rows,
                 WordsProtocol(
                     data=name if args.limit is None else f"{name}, {images} images",
@@ -218,17 +219,13 @@ def _percent(value: float) -> str:
 
 
 def _counted(
-    segmenter: TextSegmenter,
-    words: Vocabulary,
-    args: EvaluateWordsArguments,
-    progress: Progress,
-    task: Any,
+    segmenter: TextSegmenter, asking: Asking, advance: Callable[[], None], words: Vocabulary
 ) -> WordsSegmenter:
-    """The segmenter bound to words, with a step of the progress for each answer."""
-    ask = segmenter.bound(words, **args.asking.options)
+    """The segmenter bound to words; each answer advances the progress."""
+    ask = segmenter.bound(words, **asking.options)
 
     def counted(image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
-        progress.advance(task)
+        advance()
         return ask(image, among=among)
 
     return counted

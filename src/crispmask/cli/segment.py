@@ -89,7 +89,8 @@ def segment(args: SegmentArguments) -> int:
         _check_size(path, segmenter.codec.stride)
     ask = segmenter.bound(vocabulary, **args.asking.options)
     palette = words_palette(vocabulary.label_names)
-    images, cards = [], []
+    images: list[WordsImage] = []
+    cards: list[WordsCard] = []
     for path in track(files, "segmenting", console=console, disable=quiet):
         pixels = read_image(path)
         answer = ask(pixels)
