@@ -46,3 +46,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(model.network.classifier.weight)
             model.save_pretrained(folder / part)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a text segmenter, weights drawn at random; it knows words of ten letters."""
+    from tiny_text import tiny_segmenter
+
+    folder = tmp_path_factory.mktemp("words") / "tiny-words"
+    tiny_segmenter(class_names=("water", "forest")).save_pretrained(folder)
+    return folder

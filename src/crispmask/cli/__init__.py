@@ -21,9 +21,12 @@ Diffusion models for semantic segmentation: refine the masks you have.
 commands:
   demo        refine held-out satellite tiles with the bundled weights and measure the gain
   refine      refine the masks of any segmenter: label PNGs, .npy or .npz scores, whole folders
+  segment     segment images by words: "water, forest, city"
   train       train a base segmenter, a refiner, a prior over masks, a codec or a latent
               diffusion model by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
+  evaluate-words
+              measure a segmenter of words: names, synonyms, words that are not there
   calibrate   fit temperature and gate of a refiner to held-out images, so that it does no harm
   data check  look over a folder of images and labels before training on it
   data suspects
@@ -86,6 +89,10 @@ def _run(argv: list[str]) -> int:
             from crispmask.cli.refine import RefineArguments, refine
 
             return _call(refine, RefineArguments, rest, "crispmask refine")
+        case ["segment", *rest]:
+            from crispmask.cli.segment import SegmentArguments, segment
+
+            return _call(segment, SegmentArguments, rest, "crispmask segment")
         case ["train", *rest]:
             from crispmask.cli.train import DESCRIPTION, run_recipe, train_arguments
 
@@ -94,6 +101,12 @@ def _run(argv: list[str]) -> int:
             from crispmask.cli.evaluate import EvaluateArguments, run_evaluation
 
             return _call(run_evaluation, EvaluateArguments, rest, "crispmask evaluate")
+        case ["evaluate-words", *rest]:
+            from crispmask.cli.evaluate_words import EvaluateWordsArguments, evaluate_by_words
+
+            return _call(
+                evaluate_by_words, EvaluateWordsArguments, rest, "crispmask evaluate-words"
+            )
         case ["calibrate", *rest]:
             from crispmask.cli.calibrate import CalibrateArguments, run_calibration
 
@@ -136,9 +149,9 @@ def _run(argv: list[str]) -> int:
             )
         case [command, *_]:
             raise InputError(
-                f"there is no command {command!r}, only demo, refine, train, evaluate, "
-                "calibrate, data check, data suspects, prior sample, prior complete, "
-                "prior regions and convert ddps; `crispmask --help` describes them."
+                f"there is no command {command!r}, only demo, refine, segment, train, "
+                "evaluate, evaluate-words, calibrate, data check, data suspects, prior sample, "
+                "prior complete, prior regions and convert ddps; `crispmask --help` describes them."
             )
     return 0
 

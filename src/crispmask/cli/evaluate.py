@@ -80,10 +80,10 @@ def open_data(name: str, class_names: Sequence[str], *, split: Split = "test") -
     kind, _, rest = name.partition(":")
     dataset: LabelledImages
     if kind == "earth":
-        dataset = open_split("earth", _split(rest or split))
+        dataset = open_split("earth", as_split(rest or split))
     elif kind == "camvid":
         folder = Path(rest)
-        dataset = open_split(f"camvid:{folder.parent}", _split(folder.name))
+        dataset = open_split(f"camvid:{folder.parent}", as_split(folder.name))
     else:
         folder = Path(name)
         dataset = FolderDataset(folder / "images", folder / "labels", class_names=class_names)
@@ -96,7 +96,12 @@ def open_data(name: str, class_names: Sequence[str], *, split: Split = "test") -
     return dataset
 
 
-def _split(name: str) -> Split:
+def as_split(name: str) -> Split:
+    """The part of a data set that a user named.
+
+    Raises:
+        InputError: if there is none of this name.
+    """
     match name:
         case "train" | "val" | "test":
             return name

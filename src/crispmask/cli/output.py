@@ -1,6 +1,7 @@
 """Where results go: files appear complete or not at all, their folders made on the way."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,15 @@ from crispmask.models.checkpoint import write_atomic
 
 
 def check_output(folder: Path) -> None:
-    """Raise `InputError` if ``folder`` is a file, before any work is done."""
+    """Raise `InputError` if ``folder`` is a file or cannot be written, before any work is done."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output must be a folder, {folder} is a file; give another name.")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"--output {folder} cannot be written: {above} is no folder that files may be made "
+            "in; give another name."
+        )
 
 
 def write_labels(mask: Int64[Tensor, "h w"], path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Options of the commands that ask a text segmenter for words."""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.models.vocabulary import Threshold, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How words are asked for.
+
+    Attributes:
+        num_inference_steps: calls of the network for each word; more than one only helps a model
+            that was trained for it.
+        top: words at most that are drawn, the best of the ranking.
+        exact: draw all words.
+        decode: what draws the masks, the light decoder or the VAE; by default the model's own.
+        guidance_scale: how far the answer is led away from --negative; 1 is off.
+        negative: words to be led away from.
+        seed: of the noise, for models that start from noise.
+        flip: average with the answer for the mirror image.
+        ensemble_size: seeds to average over, the first of which is --seed.
+        tile: side in pixels of windows in which larger images are drawn, too; 0 for none.
+        background_threshold: where no word is as probable as this, in (0, 1), a pixel becomes
+            background.
+    """
+
+    num_inference_steps: int = 1
+    top: int = 32
+    exact: bool = False
+    decode: Literal["light", "vae"] | None = None
+    guidance_scale: float = 1.0
+    negative: str = ""
+    seed: int = 0
+    flip: bool = False
+    ensemble_size: int = 1
+    tile: int = 0
+    background_threshold: float | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `TextSegmenter.bound`."""
+        return {
+            "num_inference_steps": self.num_inference_steps,
+            "top": None if self.exact else self.top,
+            "decode": self.decode,
+            "guidance_scale": self.guidance_scale,
+            "negative": self.negative,
+            "seed": self.seed,
+            "flip": self.flip,
+            "ensemble_size": self.ensemble_size,
+            "tile": self.tile,
+        }
+
+    def with_background(self, vocabulary: Vocabulary) -> Vocabulary:
+        """The vocabulary with the background that is asked for, where its own was, if it had one.
+
+        Raises:
+            InputError: if the threshold is out of range.
+        """
+        score, policy = self.background_threshold, vocabulary.background
+        if score is None:
+            return vocabulary
+        label = None if policy is None else policy.label
+        return replace(vocabulary, background=Threshold(score=score, label=label))
+
+
+def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabulary:
+    """The vocabulary in the sentence that the segmenter was trained with."""
+    return replace(vocabulary, templates=(segmenter.config.template,))
+
+
+def load_segmenter(name: str) -> TextSegmenter:
+    """`TextSegmenter.from_pretrained` without the progress bars of transformers."""
+    if importlib.util.find_spec("transformers") is not None:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    return TextSegmenter.from_pretrained(name)

@@ -1,0 +1,231 @@
+"""``crispmask evaluate-words``: a text segmenter over data sets, by names, synonyms and others."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
+from crispmask.cli.evaluate import as_split
+from crispmask.cli.output import check_output
+from crispmask.data.folder import FolderDataset, find_class_names
+from crispmask.data.source import open_split
+from crispmask.errors import InputError
+from crispmask.evaluate import LabelledImages
+from crispmask.evaluate.open_vocabulary import (
+    WordsAnswer,
+    WordsProtocol,
+    WordsResult,
+    WordsSegmenter,
+    cross_domain,
+)
+from crispmask.evaluate.words import measure_rows, vocabulary_of, word_rows
+from crispmask.models.checkpoint import write_atomic
+from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.models.vocabulary import Vocabulary
+from crispmask.provenance import provenance
+from crispmask.shapes import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateWordsArguments:
+    """Measure a segmenter of words on data sets.
+
+    Prints a table for each data set and writes OUTPUT/report.json, in which every result has a
+    hash of its protocol: only those with the same hash can be compared. Several data sets also
+    give the means over them.
+
+    Example: crispmask evaluate-words text-earth earth --synonyms --output report
+
+    Attributes:
+        model: bundled name, or a folder of a text segmenter.
+        data: earth (its test blocks), earth:val, fields, camvid:FOLDER/val and the like, or folders
+            with images/, labels/ and classes.txt.
+        output: folder to write to.
+        words: words for each DATA, in its order of labels: with commas, the name of a class list,
+            or a .txt or .json file; by default the class names of the data.
+        synonyms: also measure with synonyms in place of the names, and with both.
+        absent: words that are in none of the images; with these also measure how much of the
+            images they are given.
+        oracle: also measure the model when it is told which classes each image has; takes twice
+            as long, and is no result that a user could get.
+        limit: images at most of each data set, spread evenly.
+        json: print what report.json holds as one line, all else on stderr.
+        asking: how the words are asked for.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA...")]
+    output: Path
+    words: tuple[str, ...] = ()
+    synonyms: bool = False
+    absent: str = ""
+    oracle: bool = False
+    limit: int | None = None
+    json: bool = False
+    asking: Annotated[Asking, tyro.conf.arg(name="")] = field(default_factory=Asking)
+
+    def __post_init__(self) -> None:
+        if not self.data or len(set(self.data)) < len(self.data):
+            raise InputError(
+                f"one or more different data sets are needed, got {', '.join(self.data) or 'none'}."
+            )
+        if self.words and len(self.words) != len(self.data):
+            raise InputError(
+                f"--words must be given for each of {len(self.data)} data sets or not at all, got "
+                f"{len(self.words)}; put quotes around words with commas."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit must be at least 1, got {self.limit}.")
+
+
+def evaluate_by_words(args: EvaluateWordsArguments) -> int:
+    """Measure the model on all data sets and show the tables."""
+    check_output(args.output)
+    absent = Vocabulary.parse(args.absent).class_names if args.absent else ()
+    datasets = {name: open_words_data(name) for name in args.data}
+    vocabularies = (
+        [Vocabulary.parse(words) for words in args.words]
+        if args.words
+        else [vocabulary_of(data.class_names) for data in datasets.values()]
+    )
+    segmenter = load_segmenter(args.model)
+    console = Console(stderr=True)
+    results: dict[str, dict[str, WordsResult]] = {}
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        for (name, data), words in zip(datasets.items(), vocabularies, strict=True):
+            vocabulary = in_own_sentence(args.asking.with_background(words), segmenter)
+            rows = word_rows(vocabulary, absent=absent)
+            if not args.synonyms:
+                rows = {row: found for row, found in rows.items() if "synonyms" not in row}
+            images = len(data) if args.limit is None else min(len(data), args.limit)
+            task = progress.add_task(name, total=images * len(rows) * (1 + args.oracle))
+            results[name] = measure_rows(
+                data,
+                partial(_counted, segmenter, args.asking, partial(progress.advance, task)),
+                rows,
+                WordsProtocol(
+                    data=name if args.limit is None else f"{name}, {images} images",
+                    vocabulary=vocabulary,
+                    trained_on=segmenter.config.class_names,
+                    image_size=image_size(segmenter, tile=args.asking.tile),
+                ),
+                oracle=args.oracle,
+                limit=args.limit,
+            )
+    record = report(results, model=args.model, options=asdict(args.asking))
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_atomic(args.output / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    shown = Console(stderr=args.json, soft_wrap=True)
+    for name, of_rows in results.items():
+        shown.print(table(Path(name).name, of_rows))
+        hashes = (f"{row} {result.protocol.hash}" for row, result in of_rows.items())
+        shown.print(f"protocols: {', '.join(hashes)}")
+    if "mean over data sets" in record:
+        means = record["mean over data sets"]
+        shown.print(
+            f"mean over data sets: mIoU {_percent(means['miou'])}, classes of interest "
+            f"alone {_percent(means['coi_miou'])}"
+        )
+    shown.print(f"all numbers in {args.output / 'report.json'}")
+    if args.json:
+        print(json.dumps(record))
+    return 0
+
+
+def open_words_data(name: str) -> LabelledImages:
+    """The data set of a name, with the class names that it brings.
+
+    Raises:
+        InputError: if there is none, or nothing says what its classes are called.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in ("earth", "fields"):
+        return open_split(kind, as_split(rest or "test"))
+    if rest:
+        folder = Path(rest)
+        return open_split(f"{kind}:{folder.parent}", as_split(folder.name))
+    folder = Path(name)
+    names = find_class_names(folder)
+    if names is None:
+        raise InputError(
+            f"{folder} needs a file classes.txt with the name of a class a line, in the order of "
+            "the ids; there is none in it or above it."
+        )
+    return FolderDataset(folder / "images", folder / "labels", class_names=names)
+
+
+def image_size(segmenter: TextSegmenter, *, tile: int) -> str:
+    """How the model sees images, in the words of a protocol."""
+    side = segmenter.config.image_size
+    whole = f"short side {side}" if side else "as they are"
+    return f"{whole}, and windows of {tile}" if tile else whole
+
+
+def report(
+    results: dict[str, dict[str, WordsResult]], *, model: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """All results as plain values; the means are of the names alone."""
+    record: dict[str, Any] = {
+        "model": model,
+        "options": options,
+        "results": {
+            name: {row: result.to_dict() for row, result in rows.items()}
+            for name, rows in results.items()
+        },
+        "circumstances": provenance(),
+    }
+    if len(results) > 1:
+        means = cross_domain([rows["names"] for rows in results.values()])
+        record["mean over data sets"] = asdict(means)
+    return record
+
+
+def table(name: str, rows: dict[str, WordsResult]) -> Table:
+    """The scores that tell most, in percent.
+
+    "union": mIoU over classes in truth or prediction; "there AP": average precision of presence;
+    "absent": share of an image that is given to words that are not in it; "told": mIoU if told
+    which words are.
+    """
+    columns = ["mIoU", "95 %", "union", "seen", "unseen", "there AP", "absent"]
+    oracle = any(result.oracle_presence is not None for result in rows.values())
+    out = Table(f"{name}, in percent", *columns, *(["told"] if oracle else []), box=None)
+    for row, result in rows.items():
+        scores, presence, told = result.scores, result.presence, result.oracle_presence
+        out.add_row(
+            row,
+            _percent(scores.miou_truth),
+            f"{_percent(result.interval.low)}-{_percent(result.interval.high)}",
+            _percent(scores.miou_union),
+            _percent(scores.miou_seen),
+            _percent(scores.miou_unseen),
+            "" if presence is None else _percent(presence.ap),
+            _percent(result.absent_area),
+            *(["" if told is None else _percent(told.miou_truth)] if oracle else []),
+        )
+    return out
+
+
+def _percent(value: float) -> str:
+    return "" if value != value else f"{100 * value:.1f}"  # NaN: a mean over no class
+
+
+def _counted(
+    segmenter: TextSegmenter, asking: Asking, advance: Callable[[], None], words: Vocabulary
+) -> WordsSegmenter:
+    """The segmenter bound to words; each answer advances the progress."""
+    ask = segmenter.bound(words, **asking.options)
+
+    def counted(image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
+        advance()
+        return ask(image, among=among)
+
+    return counted

@@ -1,0 +1,136 @@
+"""``crispmask segment``: masks of the words that are given with an image."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
+from crispmask.cli.output import check_output, write_labels, write_picture
+from crispmask.cli.refine import expand, write_share
+from crispmask.data.folder import IMAGE_SUFFIXES
+from crispmask.data.sample import read_image
+from crispmask.errors import InputError
+from crispmask.models.vocabulary import Vocabulary
+from crispmask.provenance import provenance
+from crispmask.report.segment import (
+    SegmentReport,
+    WordsCard,
+    WordsImage,
+    words_overlay,
+    words_palette,
+)
+
+PICTURES = 20
+"""Images that the page shows; the others are in the JSON file."""
+
+PARTS = ("labels", "overlays", "uncertainty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentArguments:
+    """Segment images by words, the last argument: "water, forest, city".
+
+    Writes OUTPUT/labels/NAME.png (ids in the order of the words), OUTPUT/overlays/NAME.png and
+    OUTPUT/uncertainty/NAME.png (0 certain to 255 a guess) for each image, OUTPUT/segment.json and
+    the page OUTPUT/segment.html. A word that is not in an image gets no pixels where a background
+    is asked for; without one, each pixel gets the word that suits it best.
+
+    Example: crispmask segment photo.jpg "water, forest, city" --model text-earth --output found
+
+    Attributes:
+        images: image files, or folders of images; then the words: with commas, the name of a class
+            list such as earth-10, or a .txt or .json file.
+        model: bundled name, or a folder of a text segmenter.
+        output: folder to write to.
+        asking: how the words are asked for.
+    """
+
+    images: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE... WORDS")
+    ]
+    model: str = "text-earth"
+    output: Path = Path("segmented")
+    asking: Annotated[Asking, tyro.conf.arg(name="")] = field(default_factory=Asking)
+
+    def __post_init__(self) -> None:
+        if len(self.images) < 2:
+            raise InputError(
+                "at least one image and the words are needed, as in `crispmask segment photo.jpg "
+                f'"water, forest, city"`, got {len(self.images)} of the two.'
+            )
+
+    @property
+    def words(self) -> str:
+        """The last argument."""
+        return self.images[-1]
+
+    @property
+    def files(self) -> list[Path]:
+        """The images, folders as their files."""
+        return expand([Path(name) for name in self.images[:-1]], IMAGE_SUFFIXES)
+
+
+def segment(args: SegmentArguments) -> int:
+    """Segment each image and write the results."""
+    check_output(args.output)
+    vocabulary = args.asking.with_background(Vocabulary.parse(args.words))
+    files = args.files
+    _check_names(files, args.output)
+    segmenter = load_segmenter(args.model)
+    vocabulary = in_own_sentence(vocabulary, segmenter)
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    for path in track(files, "checking", console=console, transient=True, disable=quiet):
+        _check_size(path, segmenter.codec.stride)
+    ask = segmenter.bound(vocabulary, **args.asking.options)
+    palette = words_palette(vocabulary.label_names)
+    images: list[WordsImage] = []
+    cards: list[WordsCard] = []
+    for path in track(files, "segmenting", console=console, disable=quiet):
+        pixels = read_image(path)
+        answer = ask(pixels)
+        labels, name = answer.labels[0].cpu(), f"{path.stem}.png"
+        write_labels(labels, args.output / "labels" / name)
+        write_picture(words_overlay(pixels, labels, palette), args.output / "overlays" / name)
+        write_share(answer.uncertainty[0], args.output / "uncertainty" / name)
+        images.append(WordsImage.of(answer, name=path.stem, file=path.name))
+        if len(cards) < PICTURES:
+            cards.append(WordsCard.of(answer, pixels, palette))
+    report = SegmentReport(
+        title=f"{len(files)} image{'s' * (len(files) > 1)} by {args.model}",
+        vocabulary=vocabulary,
+        images=tuple(images),
+        cards=tuple(cards),
+        options=asdict(args.asking),
+        protocol={"model": args.model, **provenance()},
+    )
+    _, page = report.write(args.output)
+    for image in images[:10]:
+        console.print(f"{image.name}: {report.sentence(image)}", soft_wrap=True, markup=False)
+    console.print(f"{len(files)} label maps in {args.output}; look at {page}", soft_wrap=True)
+    return 0
+
+
+def _check_names(files: list[Path], output: Path) -> None:
+    """Check that no two images share a name and none is overwritten."""
+    stem, count = Counter(path.stem for path in files).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"images must differ in name, got {stem!r} {count} times; rename some.")
+    targets = {(output / part / f"{path.stem}.png").resolve() for path in files for part in PARTS}
+    if taken := targets & {path.resolve() for path in files}:
+        raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
+
+
+def _check_size(path: Path, cell: int) -> None:
+    """Check that a picture can be read and has at least one latent."""
+    h, w = read_image(path).shape[1:]
+    if min(h, w) < cell:
+        raise InputError(
+            f"{path} must have at least {cell}x{cell} pixels, one latent of this model, got "
+            f"{h}x{w}; enlarge it."
+        )

@@ -1,0 +1,205 @@
+"""``crispmask segment`` writes what the model answers, and refuses what it cannot use."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crispmask.cli import main
+from crispmask.data.sample import read_mask
+from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.models.vocabulary import Threshold, Vocabulary
+
+WORDS = "water, forest, city"
+
+
+def picture(path: Path, *, size: tuple[int, int] = (32, 24)) -> Path:
+    """A noisy picture of width and height `size`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(*words: str | Path) -> int:
+    return main(["segment", *map(str, words)])
+
+
+def grey(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path)))
+
+
+def test_files_hold_what_the_model_answers(
+    tiny_words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = picture(tmp_path / "photos" / "a.png")
+    picture(tmp_path / "photos" / "b.jpg", size=(20, 36))
+    output = tmp_path / "out"
+    assert run(tmp_path / "photos", WORDS, "--model", tiny_words, "--output", output) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2 label maps" in captured.err
+
+    answer = TextSegmenter.from_pretrained(tiny_words)(one, WORDS)
+    assert torch.equal(read_mask(output / "labels" / "a.png"), answer.labels[0])
+    doubt = (255 * answer.uncertainty[0]).round()
+    assert (grey(output / "uncertainty" / "a.png") - doubt).abs().max() <= 1
+    assert Image.open(output / "overlays" / "b.png").size == (20, 36)
+
+    record = json.loads((output / "segment.json").read_text())
+    assert record["words"] == {"water": [], "forest": [], "city": []}
+    first, second = record["images"]
+    assert (first["name"], first["file"], second["file"]) == ("a", "a.png", "b.jpg")
+    assert list(first["presence"].values()) == pytest.approx(answer.presence[0].tolist())
+    for label, name in enumerate(record["label_names"]):
+        share = (answer.labels == label).float().mean().item()
+        assert first["shares"][name] == pytest.approx(share)
+    assert first["num_calls"] == answer.num_calls == 4
+    assert "torch" in record["protocol"]["software"]
+    assert record["options"]["num_inference_steps"] == 1
+
+    page = (output / "segment.html").read_text()
+    assert page.count("<article") == 2
+    before = {path: path.read_bytes() for path in output.rglob("*.png")}
+    assert len(before) == 6
+    assert run(tmp_path / "photos", WORDS, "--model", tiny_words, "--output", output) == 0
+    assert {path: path.read_bytes() for path in output.rglob("*.png")} == before
+
+
+def test_options_reach_the_model(tiny_words: Path, tmp_path: Path) -> None:
+    image, output = picture(tmp_path / "a.png"), tmp_path / "out"
+    words = tmp_path / "words.txt"
+    words.write_text("water, lake\nforest\ncity\n")
+
+    def record(*more: str) -> dict[str, object]:
+        assert run(image, words, "--model", tiny_words, "--output", output, *more) == 0
+        found = json.loads((output / "segment.json").read_text())
+        return {**found["images"][0], "label_names": found["label_names"], "all": found}
+
+    assert record()["num_calls"] == 1 + 4  # the synonym is a query of its own
+    assert record("--top", "1")["num_calls"] == 1 + 1
+    assert record("--top", "1", "--exact")["num_calls"] == 1 + 4
+    assert record("--num-inference-steps", "2")["num_calls"] == 1 + 4 * 2
+    assert record("--flip")["num_calls"] == 1 + 4 * 2
+    assert record("--tile", "16")["num_calls"] != 1 + 4
+    light, vae = record()["uncertainty"], record("--decode", "vae")["uncertainty"]
+    assert light != vae
+
+    found = record("--background-threshold", "0.4")
+    assert found["label_names"] == ["water", "forest", "city", "background"]
+    vocabulary = Vocabulary(
+        class_names=("water", "forest", "city"),
+        synonyms={"water": ("lake",)},
+        templates=("{}",),
+        background=Threshold(score=0.4),
+    )
+    want = TextSegmenter.from_pretrained(tiny_words)(image, vocabulary)
+    assert torch.equal(read_mask(output / "labels" / "a.png"), want.labels[0])
+    assert found["all"]["background"]["policy"] == "Threshold"  # type: ignore[index]
+
+
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def refuse(tiny_words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Runs the command, which must fail well, and returns its one sentence."""
+
+    def attempt(*words: str | Path, model: str | Path = tiny_words) -> str:
+        output = tmp_path / "output"
+        assert run(*words, "--model", model, "--output", output) == 2
+        captured = capsys.readouterr()
+        (sentence,) = captured.err.splitlines()
+        assert sentence.startswith("crispmask: ")
+        assert captured.out == ""
+        assert not output.exists()
+        return sentence
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "at least one word"),
+        ("water, , city", "needs a letter, got '' in place 2"),
+        ("water, city, Water", "'Water' stands in places 1 and 3"),
+        ("water, background", "Rivals .* or as a Threshold"),
+        ("water, " + "long" * 9, "shorten it"),
+        ("water, вода", "Cyrillic letters"),
+        ("no-such-list.txt", "cannot be read"),
+    ],
+)
+def test_words_that_cannot_be_asked(
+    refuse: Refuse, tmp_path: Path, words: str, message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(refuse(picture(tmp_path / "a.png"), words))
+
+
+def test_too_many_words(refuse: Refuse, tmp_path: Path) -> None:
+    words = tmp_path / "many.txt"
+    letters = "abcdefghijk"
+    words.write_text("\n".join(x + y + z for x in letters for y in letters for z in letters))
+    sentence = refuse(picture(tmp_path / "a.png"), words)
+    assert "at most 1,000 texts can be asked for at once, got 1,331" in sentence
+
+
+def test_models_that_are_none(refuse: Refuse, tiny_models: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    assert "no text segmenter called 'nothing'" in refuse(image, WORDS, model="nothing")
+    other = refuse(image, WORDS, model=tiny_models / "refiner")
+    assert "holds a MaskRefiner, needed is a TextSegmenter" in other
+
+
+def test_images_that_cannot_be_used(refuse: Refuse, tmp_path: Path) -> None:
+    good = picture(tmp_path / "a.png")
+    small = picture(tmp_path / "small.png", size=(9, 1))
+    assert "small.png must have at least 2x2 pixels" in refuse(good, small, WORDS)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:200])
+    assert "broken.png cannot be read" in refuse(good, broken, WORDS)
+    assert "does not exist" in refuse(tmp_path / "nowhere.png", WORDS)
+    again = picture(tmp_path / "again" / "a.png")
+    assert "differ in name, got 'a' 2 times" in refuse(good, again, WORDS)
+    inside = picture(tmp_path / "output-of-last-time" / "labels" / "a.png")
+    target = inside.parents[1]
+    before = inside.read_bytes()
+    assert run(inside, WORDS, "--output", target, "--model", "x") == 2
+    assert inside.read_bytes() == before
+
+
+def test_an_argument_is_missing(refuse: Refuse, tmp_path: Path) -> None:
+    assert "one image and the words are needed" in refuse(picture(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tile", "15"), "tile must be a multiple of 4, got 15"),
+        (("--top", "0"), "top must be at least 1"),
+        (("--num-inference-steps", "0"), "got 0"),
+        (("--decode", "other"), "--decode"),
+        (("--background-threshold", "2"), "must lie in"),
+        (("--ensemble-size", "2"), "starts from zeros"),
+    ],
+)
+def test_options_out_of_range(
+    refuse: Refuse, tmp_path: Path, options: tuple[str, str], message: str
+) -> None:
+    assert message in refuse(picture(tmp_path / "a.png"), WORDS, *options)
+
+
+def test_an_output_that_cannot_be_made(
+    tiny_words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = picture(tmp_path / "a.png")
+    for output in (image, image / "below"):
+        assert run(image, WORDS, "--model", tiny_words, "--output", output) == 2
+        (sentence,) = capsys.readouterr().err.splitlines()
+        assert "a.png" in sentence
+        assert "give another name" in sentence
