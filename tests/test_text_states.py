@@ -216,5 +216,5 @@ def test_states_computed_while_answering_can_be_trained_with(clip: Path) -> None
     states = encoder.encode(["sky"])
     assert not states.tokens.is_inference()
     weight = torch.ones(16, requires_grad=True)
-    (states.tokens * weight).sum().backward()  # saves them for the backward pass
+    (states.tokens * weight).sum().backward()  # type: ignore[no-untyped-call]
     assert states.take([0, 0]).pooled.shape == (2, 16)
