@@ -76,7 +76,8 @@ def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabul
 def load_segmenter(name: str) -> TextSegmenter:
     """`TextSegmenter.from_pretrained` without the progress bars of transformers."""
     if importlib.util.find_spec("transformers") is not None:
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
 
-        disable_progress_bar()
+        be_quiet: Any = logging.disable_progress_bar
+        be_quiet()
     return TextSegmenter.from_pretrained(name)
