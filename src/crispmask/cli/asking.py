@@ -74,9 +74,11 @@ def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabul
 
 
 def load_segmenter(name: str) -> TextSegmenter:
-    """`TextSegmenter.from_pretrained` without the progress bars of transformers."""
+    """`TextSegmenter.from_pretrained` without progress bars and notes of transformers."""
     if importlib.util.find_spec("transformers") is not None:
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
 
-        disable_progress_bar()
+        their_log: Any = logging
+        their_log.disable_progress_bar()
+        their_log.set_verbosity_error()  # that MiniLM comes with a pooler that is not used
     return TextSegmenter.from_pretrained(name)
