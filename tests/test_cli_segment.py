@@ -15,6 +15,11 @@ from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Threshold, Vocabulary
 
 WORDS = "water, forest, city"
+ASKED = Vocabulary(
+    class_names=("water", "forest", "city"),
+    templates=("{}",),
+    background=Threshold(score=0.5),
+)
 
 
 def picture(path: Path, *, size: tuple[int, int] = (32, 24)) -> Path:
@@ -44,7 +49,7 @@ def test_files_hold_what_the_model_answers(
     assert captured.out == ""
     assert "2 label maps" in captured.err
 
-    answer = TextSegmenter.from_pretrained(tiny_words)(one, WORDS)
+    answer = TextSegmenter.from_pretrained(tiny_words)(one, ASKED)
     assert torch.equal(read_mask(output / "labels" / "a.png"), answer.labels[0])
     doubt = (255 * answer.uncertainty[0]).round()
     assert (grey(output / "uncertainty" / "a.png") - doubt).abs().max() <= 1
@@ -81,6 +86,8 @@ def test_options_reach_the_model(tiny_words: Path, tmp_path: Path) -> None:
         return {**found["images"][0], "label_names": found["label_names"], "all": found}
 
     assert record()["num_calls"] == 1 + 4  # the synonym is a query of its own
+    assert record()["label_names"] == ["water", "forest", "city", "background"]
+    assert record("--background-threshold", "0")["label_names"] == ["water", "forest", "city"]
     assert record("--top", "1")["num_calls"] == 1 + 1
     assert record("--top", "1", "--exact")["num_calls"] == 1 + 4
     assert record("--num-inference-steps", "2")["num_calls"] == 1 + 4 * 2
@@ -100,6 +107,14 @@ def test_options_reach_the_model(tiny_words: Path, tmp_path: Path) -> None:
     want = TextSegmenter.from_pretrained(tiny_words)(image, vocabulary)
     assert torch.equal(read_mask(output / "labels" / "a.png"), want.labels[0])
     assert found["all"]["background"]["policy"] == "Threshold"  # type: ignore[index]
+
+
+def test_a_class_list_has_no_background_but_its_own(tiny_words: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    for name, has_background in (("isic-2", True), ("earth-10", False)):
+        assert run(image, name, "--model", tiny_words, "--output", tmp_path / name) == 0
+        names = json.loads((tmp_path / name / "segment.json").read_text())["label_names"]
+        assert ("background" in names) == has_background
 
 
 Refuse = Callable[..., str]

@@ -25,7 +25,8 @@ from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.backbone import load_backbone
 from crispmask.models.mask_images import known_latents
-from crispmask.models.text_segmenter import Call, TextSegmenter
+from crispmask.models.text_denoiser import Call
+from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.recipes import RECIPES
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, TextTrainConfig, collapse, text, train

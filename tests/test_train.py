@@ -30,7 +30,7 @@ from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
-from crispmask.train.loop import Task, _groups, fit, learning_rate
+from crispmask.train.loop import Drawn, Task, _groups, fit, learning_rate
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 
 NAMES = ("ground", "disc", "box")
@@ -636,7 +636,7 @@ def test_the_average_takes_every_so_many_steps(tmp_path: Path) -> None:
     assert bias is not None
     seen: list[Tensor] = []
 
-    def remember(_: torch.Generator) -> Batch | Tensor:
+    def remember(_: torch.Generator) -> Drawn:
         seen.append(bias.detach().clone())
         return task.draw(torch.Generator())
 
@@ -653,7 +653,7 @@ def test_the_average_of_the_weights_is_what_comes_back(tmp_path: Path) -> None:
     model = task.objective.model
     assert isinstance(model, MaskRefiner)
 
-    def remember(_: torch.Generator) -> Batch | Tensor:
+    def remember(_: torch.Generator) -> Drawn:
         weights.append(model.network.classifier.bias.detach().clone())  # type: ignore[union-attr]
         return task.draw(torch.Generator())
 

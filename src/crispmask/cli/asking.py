@@ -25,7 +25,8 @@ class Asking:
         ensemble_size: seeds to average over, the first of which is --seed.
         tile: side in pixels of windows in which larger images are drawn, too; 0 for none.
         background_threshold: where no word is as probable as this, in (0, 1), a pixel becomes
-            background.
+            background; 0 is no background. By default `segment` takes 0.5 for words of your own,
+            and a class list has the background that belongs to it, if any.
     """
 
     num_inference_steps: int = 1
@@ -64,6 +65,8 @@ class Asking:
         score, policy = self.background_threshold, vocabulary.background
         if score is None:
             return vocabulary
+        if score == 0:
+            return replace(vocabulary, background=None)
         label = None if policy is None else policy.label
         return replace(vocabulary, background=Threshold(score=score, label=label))
 

@@ -1,7 +1,7 @@
 """``crispmask segment``: masks of the words that are given with an image."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +12,11 @@ from rich.progress import track
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.cli.refine import expand, write_share
+from crispmask.data.class_names import class_lists
 from crispmask.data.folder import IMAGE_SUFFIXES
 from crispmask.data.sample import read_image
 from crispmask.errors import InputError
-from crispmask.models.vocabulary import Vocabulary
+from crispmask.models.vocabulary import Threshold, Vocabulary
 from crispmask.provenance import provenance
 from crispmask.report.segment import (
     SegmentReport,
@@ -37,8 +38,9 @@ class SegmentArguments:
 
     Writes OUTPUT/labels/NAME.png (ids in the order of the words), OUTPUT/overlays/NAME.png and
     OUTPUT/uncertainty/NAME.png (0 certain to 255 a guess) for each image, OUTPUT/segment.json and
-    the page OUTPUT/segment.html. A word that is not in an image gets no pixels where a background
-    is asked for; without one, each pixel gets the word that suits it best.
+    the page OUTPUT/segment.html. Where no word reaches a probability of one half a pixel is
+    background; --background-threshold 0 turns that off, and each pixel gets the word that suits it
+    best. A class list has the background that belongs to it.
 
     Example: crispmask segment photo.jpg "water, forest, city" --model text-earth --output found
 
@@ -65,9 +67,13 @@ class SegmentArguments:
             )
 
     @property
-    def words(self) -> str:
-        """The last argument."""
-        return self.images[-1]
+    def vocabulary(self) -> Vocabulary:
+        """The last argument; words of one's own have a background unless it is turned off."""
+        words = self.images[-1]
+        vocabulary = Vocabulary.parse(words)
+        if words.strip() not in class_lists():
+            vocabulary = replace(vocabulary, background=Threshold(score=0.5))
+        return self.asking.with_background(vocabulary)
 
     @property
     def files(self) -> list[Path]:
@@ -78,7 +84,7 @@ class SegmentArguments:
 def segment(args: SegmentArguments) -> int:
     """Segment each image and write the results."""
     check_output(args.output)
-    vocabulary = args.asking.with_background(Vocabulary.parse(args.words))
+    vocabulary = args.vocabulary
     files = args.files
     _check_names(files, args.output)
     segmenter = load_segmenter(args.model)

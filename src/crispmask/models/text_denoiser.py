@@ -178,7 +178,8 @@ class TextDenoiser(nn.Module):
             image: b 3 h w.
             num_queries: classes.
         """
-        pictures = self._pictures(z_0.to(image)).unflatten(0, (len(image), -1))  # b p c h w
+        pictures = self._pictures(z_0.to(image))
+        pictures = pictures.reshape(len(image), -1, *pictures.shape[1:])  # b p c h w
         return self.mask_codec.decode_logits(pictures, image, num_queries)
 
     def _pictures(self, z_0: VaeLatents) -> Float[Tensor, "n picture_c picture_h picture_w"]:

@@ -113,10 +113,11 @@ def _vocabulary(texts: Any, config: TextSegmenterConfig) -> Vocabulary:
     if isinstance(texts, Vocabulary):
         vocabulary = texts
     else:
-        parse = Vocabulary.parse if isinstance(texts, str) else Vocabulary.from_texts
         if not isinstance(texts, Iterable) or any(not isinstance(text, str) for text in texts):
             raise InputError(f"texts must be words or a vocabulary, got {texts!r:.80}.")
-        vocabulary = replace(parse(texts), templates=(config.template,))
+        given: Any = texts
+        parsed = Vocabulary.parse(given) if isinstance(given, str) else Vocabulary.from_texts(given)
+        vocabulary = replace(parsed, templates=(config.template,))
     if config.closed and config.class_names not in ((), vocabulary.queries):
         raise InputError(
             f"this model draws its own {len(config.class_names)} classes as one picture (mask_code="
