@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from crispmask.cli import main
+from crispmask.cli.segment import SegmentArguments
 from crispmask.data.sample import read_mask
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Threshold, Vocabulary
@@ -109,12 +110,13 @@ def test_options_reach_the_model(tiny_words: Path, tmp_path: Path) -> None:
     assert found["all"]["background"]["policy"] == "Threshold"  # type: ignore[index]
 
 
-def test_a_class_list_has_no_background_but_its_own(tiny_words: Path, tmp_path: Path) -> None:
-    image = picture(tmp_path / "a.png")
-    for name, has_background in (("isic-2", True), ("earth-10", False)):
-        assert run(image, name, "--model", tiny_words, "--output", tmp_path / name) == 0
-        names = json.loads((tmp_path / name / "segment.json").read_text())["label_names"]
-        assert ("background" in names) == has_background
+def test_a_class_list_has_no_background_but_its_own() -> None:
+    def background(words: str) -> object:
+        return SegmentArguments(images=("a.png", words)).vocabulary.background
+
+    assert background("water, forest") == Threshold(score=0.5)
+    assert background("earth-10") is None
+    assert background("isic-2") == Vocabulary.named("isic-2").background
 
 
 Refuse = Callable[..., str]

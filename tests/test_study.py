@@ -204,7 +204,7 @@ def test_bases_are_trained_folded_refined_and_measured(
         record = json.loads((small / "study" / "camvid" / name / "run.json").read_text())
         return dict(record["settings"])
 
-    assert settings("base=camvid-base-0")["fold_bases"] == []
+    assert settings("base=camvid-base-dice-0")["fold_bases"] == []
     folds = settings("base=segformer-stateinput=False-0")["fold_bases"]
     assert [Path(fold).name for fold in folds] == [f"segformer-fold-{i}" for i in range(5)]
     assert settings("segformer-fold-3")["fold"] == 3
