@@ -87,6 +87,21 @@ def nearest(mask: Int64[Tensor, "h w"]) -> Int64[Tensor, "h w"]:
     return mask[torch.from_numpy(rows), torch.from_numpy(columns)]
 
 
+@torch.no_grad()
+def one_look(model: MaskPrior, mask: Mask) -> Mask:
+    """What one call makes of the holes when it sees every known label as it is.
+
+    Tells the network from the chain: if this is bad, more calls cannot be good.
+    """
+    h, w = mask.shape[1:]
+    stride = model.network.config.stride
+    padded = F.pad(mask, (0, -w % stride, 0, -h % stride), value=IGNORE)
+    share = (padded == IGNORE).flatten(1).float().mean(1)
+    state = model.process.forward(padded, torch.zeros(len(mask)))
+    labels = model(state, share).argmax(1)[..., :h, :w]
+    return mask.where(mask != IGNORE, labels)
+
+
 def voted(model: MaskPrior, mask: Mask, *, steps: int, votes: int) -> Mask:
     """The most frequent label of several completions."""
     k = model.config.network.num_classes
@@ -101,6 +116,7 @@ def completion(
     k = model.config.network.num_classes
     names = [
         "nearest",
+        "prior_one_look",
         *(f"prior_{n}_calls" for n in steps),
         f"prior_{steps[-1]}_calls_{votes}_votes",
     ]
@@ -109,7 +125,7 @@ def completion(
     for truth in track(list(masks), "filling holes"):
         holed = with_hole(truth, rng)
         target = truth.where(holed == IGNORE, IGNORE)[None]
-        filled = [nearest(holed)[None]]
+        filled = [nearest(holed)[None], one_look(model, holed[None])]
         filled += [model.complete(holed[None], num_inference_steps=n) for n in steps]
         filled.append(voted(model, holed[None], steps=steps[-1], votes=votes))
         for name, one in zip(names, filled, strict=True):
