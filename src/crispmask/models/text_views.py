@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from crispmask.data.transforms import pad_to_multiple
+from crispmask.data.transforms import pad_to_multiple, resize_short_side
 from crispmask.errors import InputError
 from crispmask.models.latents import VaeLatents
 from crispmask.models.text_denoiser import TextDenoiser
@@ -129,7 +129,7 @@ def scene(
         image = image.flip(-1)
     tiled = 0 < tile < max(h, w)
     side = segmenter.config.image_size or (min(tile, h, w) if tiled else 0)
-    small = with_short_side(image, side)
+    small = resize_short_side(image, side)
     padded, inner = pad_to_multiple(small, stride)
     parts = []
     large, _ = pad_to_multiple(image, stride)
@@ -146,19 +146,6 @@ def scene(
         windows=tuple(parts),
         mirrored=mirrored,
     )
-
-
-def with_short_side(image: Image, side: int) -> Float[Tensor, "b 3 new_h new_w"]:
-    """The image resized so that its short side has so many pixels; 0 leaves it."""
-    h, w = image.shape[-2:]
-    short = min(h, w)
-    if side in (0, short):
-        return image
-    size = (round(h * side / short), round(w * side / short))
-    small: Tensor = F.interpolate(
-        image, size, mode="bilinear", align_corners=False, antialias=side < short
-    )
-    return small.clamp(0, 1)
 
 
 def resized(maps: Maps, size: Sequence[int]) -> Float[Tensor, "1 n h w"]:

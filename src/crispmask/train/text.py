@@ -17,7 +17,7 @@ from crispmask.models.mask_images import fill_unknown
 from crispmask.models.text_config import CLOSED_CODES, pass_prompts
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
-from crispmask.train.batches import Stored, draw, store
+from crispmask.train.batches import Stored, draw, some_of, store
 from crispmask.train.collapse import stop_if_collapsed
 from crispmask.train.loop import Task
 from crispmask.train.lora import add_lora
@@ -197,12 +197,11 @@ def _read(
         len(train), generator=torch.Generator().manual_seed(config.loop.seed)
     ).tolist()
     some = sorted(order[: max(1, round(config.fraction * len(train)))])
-    every = max(1, len(val) // (config.loop.eval_images or len(val)))
     return Source(
         name=name,
         vocabulary=vocabulary,
         train=store(train if config.fraction == 1 else Subset(train, some)),
-        val=store(Subset(val, range(0, len(val), every))),
+        val=store(some_of(val, config.loop.eval_images)),
     )
 
 
