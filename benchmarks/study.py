@@ -4,10 +4,10 @@
     python benchmarks/study.py camvid noise transition --seeds 3
     python benchmarks/study.py earth all --train-only      # the same in a second shell: they share
 
-Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take the recipe of the
-default refiner with one thing changed and the same number of steps; on Earth its temperature is
-fitted to the validation tiles, as that of the default is. Trained arms lie in
-runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated, one that another
+Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take one recipe with one
+thing changed and the same number of steps: on Earth that of the default refiner, with a temperature
+fitted to the validation tiles, as that of the default is; on CamVid a smaller one
+(`default_refiner`). Trained arms lie in runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated, one that another
 shell trains is left to it. Each table is written to
 benchmarks/results/study_DATA_TABLE/report.json, with what every row gains over the control of one
 call and over the default refiner, and intervals from a paired bootstrap over blocks of images.
@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from crispmask.data.source import open_split
 from crispmask.evaluate import Row, evaluate, refiner_rows
@@ -26,7 +27,6 @@ from crispmask.evaluate.rows import Predictor
 from crispmask.models.bases import load_base
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, Segmenter, flip_average
-from crispmask.recipes import RECIPES
 from crispmask.report.report import Report
 from crispmask.shapes import Image, Probs
 from crispmask.train import RefinerTrainConfig
@@ -35,6 +35,7 @@ from study_runs import (
     Run,
     announce,
     codec_run,
+    default_refiner,
     finish,
     fold_runs,
     knows_its_images,
@@ -45,12 +46,12 @@ from study_tables import BASE, CONTROL, DEFAULT, Arm, chain, once, tables
 
 
 def default_rows(
-    segmenter: Segmenter, *, runs: Path, data: str, seeds: int, num_classes: int, table: str
+    segmenter: Segmenter, folders: Mapping[str, Sequence[Path]], *, num_classes: int, table: str
 ) -> list[Row]:
     """Base, base + flip, filter, control and default refiner, and what each is compared with."""
     refiners, controls = (
-        [MaskRefiner.from_pretrained(runs / f"{data}-{kind}-{seed}") for seed in range(seeds)]
-        for kind in ("refiner", "control")
+        [MaskRefiner.from_pretrained(folder) for folder in folders[kind]]
+        for kind in (DEFAULT, CONTROL)
     )
     rows = refiner_rows(
         refiners, controls, flip_segmenter=segmenter, num_classes=num_classes, steps=(1,)
@@ -120,7 +121,11 @@ def train_arms(
 ) -> None:
     """Train what the tables lack, each run once: bases, folds, a codec, then seed by seed."""
     study = runs / "study" / data
-    arms = [arm for table in chosen.values() for arm in table]
+    arms = [
+        Arm(name=DEFAULT),
+        Arm(name=CONTROL, changes={"state_input": False}),
+        *(arm for table in chosen.values() for arm in table),
+    ]
     bases = {arm.behind.run.folder: arm.behind.run for arm in arms if arm.behind}
     codecs = [codec_run(data, runs)] if any("codec" in arm.changes for arm in arms) else []
     needed = [*bases.values(), *codecs]
@@ -163,14 +168,15 @@ def measure(
     """All rows of a table."""
     data = open_split(name, "test" if name == "earth" else "val")
     segmenter = load_base(default.base, class_names=data.class_names)
-    rows = default_rows(
-        segmenter,
-        runs=runs,
-        data=name,
-        seeds=seeds,
-        num_classes=len(data.class_names),
-        table=table,
-    )
+
+    def trained(changes: dict[str, Any]) -> list[Path]:
+        wanted = [
+            refiner_run(default, changes, seed=seed, runs=runs, data=name) for seed in range(seeds)
+        ]
+        return [run.folder for run in wanted]
+
+    known = {DEFAULT: trained({}), CONTROL: trained({"state_input": False})}
+    rows = default_rows(segmenter, known, num_classes=len(data.class_names), table=table)
     others: dict[str, Segmenter] = {}
     for arm in arms:
         seen: Segmenter = segmenter
@@ -181,19 +187,9 @@ def measure(
                 )
                 rows += base_rows(arm.behind, others[arm.behind.name])
             seen = others[arm.behind.name]
-        folders = [
-            refiner_run(default, arm.changes, seed=seed, runs=runs, data=name).folder
-            for seed in range(seeds)
-        ]
-        rows.append(arm_row(arm, folders, seen))
+        rows.append(arm_row(arm, trained(arm.changes), seen))
     title = f"{name}: {table}"
     return evaluate(data, segmenter, rows, title=title, limit=limit, pictures=0)
-
-
-def located(config: RefinerTrainConfig, runs: Path) -> RefinerTrainConfig:
-    """The config with its bases in this folder."""
-    base, *folds = (str(runs / Path(name).name) for name in (config.base, *config.fold_bases))
-    return replace(config, base=base, fold_bases=tuple(folds))
 
 
 def main() -> None:
@@ -209,14 +205,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
-    config = RECIPES[f"{args.data}-refiner"]()
-    assert isinstance(config, RefinerTrainConfig)
-    every = tables(config, other_bases(args.data, args.runs), codec_run(args.data, args.runs))
+    default = default_refiner(args.data, args.runs)
+    every = tables(default, other_bases(args.data, args.runs), codec_run(args.data, args.runs))
     if unknown := set(args.tables) - {"all", *every}:
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(every)} and all")
     chosen = {name: every[name] for name in every if {name, "all"} & set(args.tables)}
     seeds = range(args.seeds) if args.only_seed is None else [args.only_seed]
-    default = located(config, args.runs)
     train_arms(default, chosen, seeds=seeds, runs=args.runs, data=args.data)
     if args.train_only or args.only_seed is not None:
         return

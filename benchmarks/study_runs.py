@@ -15,6 +15,7 @@ from crispmask.data.source import open_split
 from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.recipes import (
+    RECIPES,
     camvid_base_dice,
     camvid_codec,
     camvid_segformer,
@@ -65,6 +66,26 @@ class OtherBase:
 
     name: str
     run: Run
+
+
+def smaller(config: RefinerTrainConfig) -> RefinerTrainConfig:
+    """A smaller network and a seventh of the steps, on smaller crops.
+
+    Eighty trainings of CamVid's default recipe would take two cores twenty hours.
+    """
+    loop = replace(config.loop, steps=400, eval_every=400, eval_images=20, save_every=200)
+    augment = replace(config.augment, crop=(192, 256))
+    return replace(config, loop=loop, augment=augment, widths=(32, 64, 96))
+
+
+def default_refiner(data: str, runs: Path) -> RefinerTrainConfig:
+    """The recipe that every arm changes in one thing; its bases in this folder."""
+    config = RECIPES[f"{data}-refiner"]()
+    assert isinstance(config, RefinerTrainConfig)
+    if data == "camvid":
+        config = smaller(config)
+    base, *folds = (str(runs / Path(name).name) for name in (config.base, *config.fold_bases))
+    return replace(config, base=base, fold_bases=tuple(folds))
 
 
 def other_bases(data: str, runs: Path) -> list[OtherBase]:
@@ -137,12 +158,16 @@ def knows_its_images(base: Run, study: Path) -> bool:
 def refiner_run(
     default: RefinerTrainConfig, changes: dict[str, Any], *, seed: int, runs: Path, data: str
 ) -> Run:
-    """The run of the default recipe with these changes; none, or the control's, is not new."""
+    """The run of the default recipe with these changes.
+
+    On Earth none, or the control's, is not new: `train_first_light.sh` has trained it.
+    """
     config = replace(default, **changes, loop=replace(default.loop, seed=seed))
-    known = {"": "refiner", "stateinput=False": "control"}
-    if kind := known.get(slug(changes)):
-        return Run(folder=runs / f"{data}-{kind}-{seed}", config=config)
-    return Run(folder=runs / "study" / data / f"{slug(changes)}-{seed}", config=config)
+    name = slug(changes)
+    known = {"default": "refiner", "stateinput=False": "control"} if data == "earth" else {}
+    if name in known:
+        return Run(folder=runs / f"{data}-{known[name]}-{seed}", config=config)
+    return Run(folder=runs / "study" / data / f"{name}-{seed}", config=config)
 
 
 def slug(changes: dict[str, Any]) -> str:
@@ -152,7 +177,7 @@ def slug(changes: dict[str, Any]) -> str:
         for key, value in sorted(changes.items())
         if key != "fold_bases"
     )
-    return "-".join(parts)
+    return "-".join(parts) or "default"
 
 
 def announce(runs: Iterable[Run]) -> None:

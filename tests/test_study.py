@@ -117,9 +117,12 @@ def test_runs_are_shared_between_tables_and_the_defaults_are_known(bench: Any, d
             for arm in every[table]
         }
 
-    assert folders("calls") == {f"runs/{data}-refiner-1"}
+    names = ("refiner-1", "control-1") if data == "earth" else ("default-1", "stateinput=False-1")
+    first = f"runs/{data}-" if data == "earth" else f"runs/study/{data}/"
+    known = [f"{first}{name}" for name in names]
+    assert folders("calls") == {known[0]}
     assert folders("noise") & folders("reverse") == {f"runs/study/{data}/noisetarget=truth-1"}
-    assert {f"runs/{data}-refiner-1", f"runs/{data}-control-1"} < folders("bases")
+    assert set(known) < folders("bases")
     assert len(folders("bases")) == 6  # two defaults, a control and a refiner behind each base
     assert len(folders("condition")) == 6
     learned = f"runs/study/{data}/codec=codec-patchsize={default.patch_size // 2}-stride=4-1"
@@ -167,14 +170,15 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Any) -> Path:
     )
     monkeypatch.setitem(RECIPES, "camvid-refiner", lambda: refiner)
     study = bench("study_runs")
+    monkeypatch.setattr(study, "smaller", lambda config: config)
     monkeypatch.setattr(study, "camvid_base_dice", lambda: base)
     monkeypatch.setattr(study, "camvid_segformer", lambda: replace(base, network="segformer"))
     runs = tmp_path / "runs"
     for name in ("camvid-base-dice", "camvid-base-start"):
         train(base, runs / name)
     behind = replace(refiner, base=str(runs / "camvid-base-start"))
-    train(behind, runs / "camvid-refiner-0")
-    train(replace(behind, state_input=False), runs / "camvid-control-0")
+    train(behind, runs / "study" / "camvid" / "default-0")
+    train(replace(behind, state_input=False), runs / "study" / "camvid" / "stateinput=False-0")
     return runs
 
 
@@ -190,14 +194,13 @@ def test_bases_are_trained_folded_refined_and_measured(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (small / "study" / "camvid").mkdir(parents=True)
     for name, score in (("camvid-base-dice", 0.54), ("segformer", 0.56)):
         scores = json.dumps({"train": score, "val": 0.5})
         (small / "study" / "camvid" / f"{name}-gap.json").write_text(scores)
     words = ("bases", "--seeds", "1", "--runs", small, "--output", tmp_path)
     study(bench, monkeypatch, *words)
     said = capsys.readouterr().out
-    assert "5 of 5 runs are missing" in said
+    assert "5 of 7 runs are missing" in said
     assert "segformer: mIoU 0.560 on its training images, 0.500 on validation, a gap of" in said
 
     def settings(name: str) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def test_bases_are_trained_folded_refined_and_measured(
         "stronger FPN + control, unseen"
     )
     study(bench, monkeypatch, *words, "--train-only")
-    assert "0 of 5 runs are missing\n" in capsys.readouterr().out
+    assert "0 of 7 runs are missing\n" in capsys.readouterr().out
 
 
 def test_one_seed_of_two_tables_and_no_table(
@@ -229,7 +232,8 @@ def test_one_seed_of_two_tables_and_no_table(
     words = ("stages", "start", "--only-seed", "2", "--runs", small, "--output", tmp_path)
     study(bench, monkeypatch, *words)
     trained = {run.parent.name for run in (small / "study" / "camvid").glob("*/run.json")}
-    assert trained == {"firststage=0.0-2", "firststage=1.0-2"}
+    new = {"firststage=0.0-2", "firststage=1.0-2", "default-2", "stateinput=False-2"}
+    assert trained == {"default-0", "stateinput=False-0"} | new
     assert not list(tmp_path.glob("study_*"))
     with pytest.raises(SystemExit):
         study(bench, monkeypatch, "start", "ends")

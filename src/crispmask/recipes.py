@@ -42,7 +42,9 @@ def camvid_base_dice() -> SegmenterTrainConfig:
 
 def camvid_segformer() -> SegmenterTrainConfig:
     """A small SegFormer on CamVid, from random weights: a base of another kind."""
-    return replace(camvid_base_start(), network="segformer", imagenet=False, scale=1.0)
+    config = camvid_base_start()
+    augment = replace(config.augment, crop=(192, 256))
+    return replace(config, network="segformer", imagenet=False, scale=1.0, augment=augment)
 
 
 def camvid_base_longer() -> SegmenterTrainConfig:
