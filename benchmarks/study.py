@@ -7,8 +7,8 @@
 Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take one recipe with one
 thing changed and the same number of steps: on Earth that of the default refiner, with a temperature
 fitted to the validation tiles, as that of the default is; on CamVid a smaller one
-(`default_refiner`). Trained arms lie in runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated, one that another
-shell trains is left to it. Each table is written to
+(`default_refiner`). Trained arms lie in runs/study/DATA/; an interrupted run is resumed, a finished
+one is not repeated, one that another shell trains is left to it. Each table is written to
 benchmarks/results/study_DATA_TABLE/report.json, with what every row gains over the control of one
 call and over the default refiner, and intervals from a paired bootstrap over blocks of images.
 `benchmarks/study_page.py` makes docs/study.md of these.
