@@ -1,6 +1,7 @@
 """Images of any size and in several views: windows around one mask, flips and scales."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,7 @@ def refine_windows(
     window: int = 1024,
     overlap: int = 128,
     sampling: Sampling | None = None,
+    known: Any = None,
     name: str = "0",
 ) -> RefinerOutput:
     """Refined mask of one large image: one noisy mask, denoised window by window.
@@ -45,6 +47,7 @@ def refine_windows(
         window: side in pixels, a multiple of the refiner's.
         overlap: pixels that neighbours share, a multiple of the refiner's, less than the window.
         sampling: options of the chain; one call by default.
+        known: labels that are certain, as `MaskRefiner` takes them.
         name: of the image; its noise depends on it.
 
     Raises:
@@ -62,7 +65,10 @@ def refine_windows(
             f"{window} and {overlap}."
         )
     pixels, given = refiner.inputs(image, base)
+    certain = refiner.known(known, given)
     pixels, padded = refiner.pad(pixels, refiner.visible(given))
+    state = None if certain is None else refiner.known_state(certain)
+    side = window // stride
     h, w = pixels.shape[-2:]
     whole = h <= window and w <= window
     if not whole and refiner.config.conditioning == "features":
@@ -75,10 +81,14 @@ def refine_windows(
         for top, left in windows(h, w, window=window, overlap=overlap):
             rows, columns = slice(top, top + window), slice(left, left + window)
             seen = padded if whole else BaseOutput(probs=padded.probs[..., rows, columns])
+            y, x = top // stride, left // stride
             part = refiner.bind(
-                pixels[..., rows, columns], seen, guidance_scale=sampling.guidance_scale
+                pixels[..., rows, columns],
+                seen,
+                guidance_scale=sampling.guidance_scale,
+                known=None if state is None else state[:, y : y + side, x : x + side],
             )
-            parts.append((top // stride, left // stride, part))
+            parts.append((y, x, part))
         log_base = blend(
             [(top, left, part.log_base) for top, left, part in parts],
             size=(h // stride, w // stride),
@@ -88,7 +98,7 @@ def refine_windows(
         def denoise(x_t: Mask, t: Time) -> Logits:
             logits = []
             for top, left, part in parts:
-                mask = x_t[:, top : top + window // stride, left : left + window // stride]
+                mask = x_t[:, top : top + side, left : left + side]
                 logits.append((top, left, part.denoise(mask, t)))
             return blend(logits, size=x_t.shape[-2:], overlap=overlap // stride)
 
@@ -96,7 +106,7 @@ def refine_windows(
         x_start = refiner.start(padded, log_base, sampling, generators)
         chosen = parts[0][2].denoise if whole else denoise
         result = refiner.sample(chosen, x_start, sampling, generators)
-    probs = refiner.answer(result.logits, log_base, given, gate=sampling.gate)
+    probs = refiner.answer(result.logits, log_base, given, gate=sampling.gate, known=certain)
     return RefinerOutput(probs=probs, trace=(), num_calls=result.num_calls * len(parts))
 
 

@@ -11,6 +11,7 @@ from crispmask.train.configs import (
     SegmenterTrainConfig,
     TrainConfig,
 )
+from crispmask.train.evidence import EvidenceConfig
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.loop_config import LoopConfig
 from crispmask.train.text_config import TextTrainConfig
@@ -82,6 +83,17 @@ def camvid_control() -> RefinerTrainConfig:
     return replace(camvid_refiner(), state_input=False)
 
 
+def camvid_evidence() -> RefinerTrainConfig:
+    """A refiner that a person's clicks and strokes correct, behind ``runs/camvid-base``.
+
+    It learns from partial masks of the truth, where labels are masked, not replaced: what it
+    learns of these serves the clicks, too.
+    """
+    return replace(
+        camvid_refiner(), process="absorbing", noise_target="truth", evidence=EvidenceConfig()
+    )
+
+
 def earth_base() -> SegmenterTrainConfig:
     """EfficientNet-Lite0 + FPN on Earth tiles."""
     return SegmenterTrainConfig(
@@ -123,6 +135,13 @@ def earth_refiner() -> RefinerTrainConfig:
 def earth_control() -> RefinerTrainConfig:
     """As `earth_refiner`, without the mask input."""
     return replace(earth_refiner(), state_input=False)
+
+
+def earth_evidence() -> RefinerTrainConfig:
+    """As `camvid_evidence`, on Earth tiles behind ``runs/earth-base``."""
+    return replace(
+        earth_refiner(), process="absorbing", noise_target="truth", evidence=EvidenceConfig()
+    )
 
 
 def own_base() -> SegmenterTrainConfig:
@@ -374,6 +393,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid-segformer": camvid_segformer,
     "camvid-refiner": camvid_refiner,
     "camvid-control": camvid_control,
+    "earth-evidence": earth_evidence,
+    "camvid-evidence": camvid_evidence,
     "base": own_base,
     "refiner": own_refiner,
     "paper-ade-b2": paper_ade_b2,

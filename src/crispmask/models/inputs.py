@@ -38,7 +38,7 @@ def as_base_output(base: Any, *, num_classes: int) -> BaseOutput:
         return as_base_output(base.logits, num_classes=num_classes)
     if hasattr(base, "probs"):
         return as_base_output(base.probs, num_classes=num_classes)
-    values = _as_tensor(base)
+    values = as_tensor(base, "a base output")
     if values.numel() == 0:
         raise InputError(f"the base output is empty, its shape is {tuple(values.shape)}.")
     if not values.is_floating_point():
@@ -61,20 +61,28 @@ def as_base_output(base: Any, *, num_classes: int) -> BaseOutput:
     return BaseOutput.from_probs(values)
 
 
-def _as_tensor(base: Any) -> Tensor:
+def as_tensor(base: Any, what: str) -> Tensor:
+    """An array or tensor of real numbers as a tensor.
+
+    Args:
+        base: the numbers.
+        what: they are, for the message.
+
+    Raises:
+        InputError: if it is something else.
+    """
     if isinstance(base, Tensor):
         values = base
     else:
         array = np.asarray(base)
         if array.dtype.kind not in "biuf":
             raise InputError(
-                "a base output must be labels, probabilities or logits: an array or tensor of "
-                f"numbers, a BaseOutput, a model output or a path; got {type(base).__name__} "
-                f"of {array.dtype}."
+                f"{what} must be an array or tensor of numbers, or the path of one; got "
+                f"{type(base).__name__} of {array.dtype}."
             )
         values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     if values.is_complex():
-        raise InputError(f"a base output must be real numbers, got {values.dtype}.")
+        raise InputError(f"{what} must be real numbers, got {values.dtype}.")
     return values
 
 

@@ -21,6 +21,7 @@ from crispmask.diffusion.samplers import Denoise, MaskSample, guided, sample_mas
 from crispmask.diffusion.schedules import SCHEDULES, Schedule
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
+from crispmask.models.evidence import as_known, check_known_size, commonest, pasted
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
 from crispmask.models.probabilities import gated, log_smoothed, smooth
@@ -83,6 +84,7 @@ class MaskRefiner(nn.Module, Pretrained):
         base: BaseOutput,
         *,
         keep: Float[Tensor, "b"] | Bool[Tensor, "b"] | None = None,
+        known: State | None = None,
     ) -> Condition:
         """What the denoiser is told of an image and its base output.
 
@@ -91,6 +93,7 @@ class MaskRefiner(nn.Module, Pretrained):
             base: `visible` output for this image.
             keep: images of the batch that keep their condition; the others get zeros in its place
                 and a uniform base, as guidance is trained.
+            known: labels that are certain, at the size of the state, `IGNORE` elsewhere.
         """
         stride, kind = self.config.stride, self.config.conditioning
         probs = block_mean(base.probs, stride)  # b k h/s w/s
@@ -121,11 +124,11 @@ class MaskRefiner(nn.Module, Pretrained):
         if keep is not None:
             weight = keep.to(cond.dtype).view(-1, 1, 1, 1)
             cond, log_base = cond * weight, log_base * weight
-        return Condition(stem=self.network.condition(cond), log_base=log_base)
+        return Condition(stem=self.network.condition(cond), log_base=log_base, known=known)
 
     def denoise(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
         """What the network adds to the base's log-probabilities (or its logits), b k h/s w/s."""
-        delta: Logits = self.network(x_t, condition.stem, t)
+        delta: Logits = self.network(x_t, condition.stem, t, condition.known)
         return delta
 
     def state_logits(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
@@ -148,6 +151,7 @@ class MaskRefiner(nn.Module, Pretrained):
         average_last: int = 1,
         seed: int = 0,
         gate: float | None = None,
+        known: Any = None,
         names: list[str] | None = None,
         keep_trace: bool = False,
     ) -> RefinerOutput:
@@ -164,6 +168,9 @@ class MaskRefiner(nn.Module, Pretrained):
             average_last: calls at the end whose probabilities are averaged.
             seed: seeds each image's noise, together with its name.
             gate: share of the base in the answer; the model's own by default, 0 is off.
+            known: labels that are certain, `IGNORE` (255) elsewhere: a path, array or tensor of the
+                image's size. They stand in the state at every call and in the answer. Without any
+                the answer is exactly that of ``known=None``.
             names: one for each image of the batch; their position by default.
             keep_trace: also return the labels after each call.
 
@@ -182,16 +189,18 @@ class MaskRefiner(nn.Module, Pretrained):
         pixels, given = self.inputs(image, base)
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
+        certain = self.known(known, given)
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         with self.inferring():
             padded, seen = self.pad(pixels, self.visible(given))
-            bound = self.bind(padded, seen, guidance_scale=guidance_scale)
+            state = None if certain is None else self.known_state(certain)
+            bound = self.bind(padded, seen, guidance_scale=guidance_scale, known=state)
             x_start = self.start(seen, bound.log_base, sampling, generators)
             result = self.sample(
                 bound.denoise, x_start, sampling, generators, keep_trace=keep_trace
             )
         return RefinerOutput(
-            probs=self.answer(result.logits, bound.log_base, given, gate=gate),
+            probs=self.answer(result.logits, bound.log_base, given, gate=gate, known=certain),
             trace=result.trace,
             num_calls=result.num_calls,
         )
@@ -212,6 +221,47 @@ class MaskRefiner(nn.Module, Pretrained):
         check_same_size(pixels, given)
         return pixels, given
 
+    def known(self, known: Any, base: BaseOutput) -> Mask | None:
+        """Labels that are certain, checked; None if there are none.
+
+        Raises:
+            InputError: if they do not fit the base output, an id is no class, or this model's state
+                is one of codes, which no single label fixes.
+        """
+        if known is None:
+            return None
+        labels = as_known(known, num_classes=len(self.config.class_names))
+        check_known_size(labels, base)
+        labels = labels.to(base.probs.device)
+        if (labels == IGNORE).all():
+            return None
+        if self.codec is not None:
+            raise InputError(
+                "known labels need a refiner whose state is one of labels; this one diffuses the "
+                "codes of a learned codec. Use a refiner without codec."
+            )
+        if (labels != IGNORE).all():
+            warnings.warn(
+                "every pixel is known: the answer is the known mask itself.", stacklevel=3
+            )
+        elif not self.config.network.evidence:
+            warnings.warn(
+                "this refiner was trained without known labels and hardly follows them beyond "
+                "their own pixels; use one that was trained with evidence.",
+                stacklevel=3,
+            )
+        return labels
+
+    def known_state(self, known: Mask) -> State:
+        """Known labels at the size of the padded state: the commonest of each block's."""
+        padded = F.pad(known, self._padding(known), value=IGNORE)
+        return commonest(padded, self.config.stride, num_classes=len(self.config.class_names))
+
+    def _padding(self, mask: Mask) -> tuple[int, int, int, int]:
+        h, w = mask.shape[-2:]
+        multiple = self.config.stride * self.network.config.stride
+        return (0, -w % multiple, 0, -h % multiple)
+
     @contextmanager
     def inferring(self) -> Iterator[None]:
         """Evaluation mode, filters standardised once, bf16 where the device has it."""
@@ -219,9 +269,16 @@ class MaskRefiner(nn.Module, Pretrained):
         with evaluating(self), standardized_once(self), autocast(device):
             yield
 
-    def bind(self, image: Image, base: BaseOutput, *, guidance_scale: float) -> Bound:
+    def bind(
+        self,
+        image: Image,
+        base: BaseOutput,
+        *,
+        guidance_scale: float,
+        known: State | None = None,
+    ) -> Bound:
         """The denoiser with this condition; both halves of guidance run as one batch."""
-        cond = self.condition(image, base)
+        cond = self.condition(image, base, known=known)
         if guidance_scale == 1:
             return Bound(lambda x_t, t: self.state_logits(x_t, cond, t), cond.log_base)
         if not self.config.condition_dropout:
@@ -234,6 +291,7 @@ class MaskRefiner(nn.Module, Pretrained):
         both = Condition(
             stem=torch.cat([cond.stem, none.stem]),
             log_base=torch.cat([cond.log_base, none.log_base]),
+            known=None if known is None else known.repeat(2, 1, 1),
         )
 
         def pair(x_t: Mask, t: Time) -> tuple[Logits, Logits]:
@@ -311,6 +369,7 @@ class MaskRefiner(nn.Module, Pretrained):
         base: BaseOutput,
         *,
         gate: float | None,
+        known: Mask | None = None,
     ) -> Probs:
         """Probabilities at the size of the image, behind the gate, b k h w.
 
@@ -319,9 +378,11 @@ class MaskRefiner(nn.Module, Pretrained):
             log_base: the base's log-probabilities there.
             base: what the base gave for the image.
             gate: share of the base; None is the model's own.
+            known: labels that are certain, at the size of the image.
         """
         refined = self.answer_probs(self.change(logits, log_base), self.visible(base).probs)
-        return gated(refined, base.probs, self.config.gate if gate is None else gate)
+        answer = gated(refined, base.probs, self.config.gate if gate is None else gate)
+        return answer if known is None else pasted(answer, known)
 
     def answer_logits(
         self,

@@ -21,10 +21,12 @@ class Condition:
     Attributes:
         stem: the condition's share of the network's first layer.
         log_base: log-probabilities of the base at the size of the state, b k h/stride w/stride.
+        known: labels that are certain there, `IGNORE` elsewhere; None if there are none.
     """
 
     stem: Stem
     log_base: Logits
+    known: State | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.nn.layers import Attention, LinearAttention, ResidualBlock, time_embedding
-from crispmask.shapes import Features, Logits, Mask, Time
+from crispmask.shapes import IGNORE, Features, Logits, Mask, Time
 
 Stem = Float[Tensor, "b d n_h n_w"]
 """The condition after the first layer; a position covers ``patch_size`` pixels each way."""
@@ -37,6 +37,8 @@ class MaskUNetConfig:
         dropout: share of channels dropped before the classifier while training.
         time_scale: number that stands for a clean mask in the time embedding.
         state_input: False takes the noisy mask away: the control of every comparison.
+        evidence: some labels may be known for certain; they enter beside the noisy mask, marked by
+            a learned vector. With ``state_input`` False they are all that enters.
     """
 
     num_classes: int
@@ -54,6 +56,7 @@ class MaskUNetConfig:
     dropout: float = 0.0
     time_scale: float = 100.0
     state_input: bool = True
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         if not self.num_states:
@@ -142,11 +145,13 @@ class MaskUNet(nn.Module):
         kernel, padding = config.stem_kernel, config.stem_kernel // 2
         cond = config.cond_channels * patch**2
         self.stem = nn.Conv2d(cond, widths[0], kernel, padding=padding)
-        if config.state_input:
+        if config.state_input or config.evidence:
             self.embed = nn.Embedding(config.num_states, config.embed_dim)
             self.embed.weight.requires_grad_(config.embed_trained)
             embed = config.embed_dim * patch**2
             self.stem_state = nn.Conv2d(embed, widths[0], kernel, padding=padding, bias=False)
+        if config.evidence:
+            self.certain = nn.Parameter(torch.zeros(config.embed_dim))
 
         def attend(width: int) -> nn.Module:
             return LinearAttention(width) if config.linear_attention else nn.Identity()
@@ -198,14 +203,22 @@ class MaskUNet(nn.Module):
         stem: Tensor = self.stem(patches.contiguous(memory_format=torch.channels_last))
         return stem
 
-    def forward(self, x_t: Mask, stem: Stem, t: Time) -> Logits:
-        """Logits of the clean mask, given ``stem = condition(cond)``."""
+    def forward(self, x_t: Mask, stem: Stem, t: Time, known: Mask | None = None) -> Logits:
+        """Logits of the clean mask, given ``stem = condition(cond)``.
+
+        Args:
+            x_t: the noisy mask.
+            stem: of the condition.
+            t: its time.
+            known: labels that are certain, `IGNORE` elsewhere; they stand in place of the noisy
+                ones.
+        """
         config = self.config
         x = stem
-        if config.state_input:
-            labels = self.embed(x_t).movedim(-1, 1)  # b e h w
+        if config.state_input or config.evidence:
+            labels = self._labels(x_t, known).movedim(-1, 1)  # b e h w
             x = x + self.stem_state(F.pixel_unshuffle(labels, config.patch_size))
-        else:
+        if not config.state_input:
             t = torch.zeros_like(t)  # the control knows neither mask nor time
         time = self.time(time_embedding(t, config.widths[0], scale=config.time_scale))  # b d
         start, skips = x, []
@@ -225,3 +238,15 @@ class MaskUNet(nn.Module):
         x = self.final(torch.cat([x, start], dim=1), time)
         logits: Tensor = self.classifier(self.dropout(self.head(x)))
         return F.pixel_shuffle(logits, config.patch_size)
+
+    def _labels(self, x_t: Mask, known: Mask | None) -> Float[Tensor, "b h w e"]:
+        """Vectors of the labels of the state, and of those that are certain."""
+        if known is None:
+            known = torch.full_like(x_t, IGNORE)
+        certain = known != IGNORE
+        labels: Tensor = self.embed(torch.where(certain, known, x_t))
+        if not self.config.state_input:
+            labels = labels * certain[..., None]
+        if self.config.evidence:
+            labels = labels + self.certain * certain[..., None]
+        return labels

@@ -8,6 +8,7 @@ from crispmask.diffusion.samplers import MAX_STEPS
 from crispmask.models.refiner_config import Conditioning, ProcessName
 from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
+from crispmask.train.evidence import EvidenceConfig
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.loop_config import LoopConfig
 from crispmask.train.text_config import TextTrainConfig
@@ -83,7 +84,8 @@ class RefinerTrainConfig:
         process: how labels are corrupted: "uniform", "absorbing" or "mixed".
         schedule: survival of a label over time.
         noise_target: mask that is noised for training: the network's own "first" prediction (the
-            paper), the "truth", or the "base" prediction.
+            paper), the "truth", the "base" prediction, or the truth "damaged" as whole
+            segments, borders and patches go wrong.
         widths: channels of the denoiser per level.
         depth: residual blocks of the denoiser before each skip.
         linear_attention: attend at every level of the denoiser, as the paper.
@@ -104,6 +106,7 @@ class RefinerTrainConfig:
             needs noise on the truth.
         hard_labels: share of images whose base probabilities are replaced by one-hot labels, so
             that the refiner also serves segmenters that give labels only.
+        evidence: clicks and strokes that are shown as known labels; None trains without.
     """
 
     data: str
@@ -117,7 +120,7 @@ class RefinerTrainConfig:
     codec: str | None = None
     process: ProcessName = "uniform"
     schedule: Literal["linear", "cosine"] = "linear"
-    noise_target: Literal["first", "truth", "base"] = "first"
+    noise_target: Literal["first", "truth", "base", "damaged"] = "first"
     widths: tuple[int, ...] = (32, 48, 64)
     depth: int = 1
     linear_attention: bool = False
@@ -135,6 +138,7 @@ class RefinerTrainConfig:
     dice_weight: float = 0.0
     vlb_weight: float = 0.0
     hard_labels: float = 0.15
+    evidence: EvidenceConfig | None = None
 
     def __post_init__(self) -> None:
         self.network(num_classes=2, cond_channels=1)  # checks its sizes, before any data is read
@@ -146,6 +150,11 @@ class RefinerTrainConfig:
             raise ValueError(
                 f"fold_bases needs at least 5 bases, got {len(self.fold_bases)}: bases trained on "
                 "much less data are too weak to learn from."
+            )
+        if self.evidence and (self.codec or self.conditioning in ("features", "none")):
+            raise ValueError(
+                "evidence needs the base's probabilities and a state of labels: set conditioning "
+                'to "probs", "logits" or "mask" and leave codec out.'
             )
         if self.fold_bases and not self.in_memory:
             raise ValueError("fold_bases needs in_memory: each image has its own base.")
@@ -182,6 +191,7 @@ class RefinerTrainConfig:
             dropout=self.dropout,
             time_scale=self.time_scale,
             state_input=self.state_input,
+            evidence=self.evidence is not None,
         )
 
 

@@ -13,6 +13,8 @@ from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
+from crispmask.train.damage import damaged
+from crispmask.train.evidence import Evidence, simulate
 
 VLB_STEPS = 20
 """Steps of the chain whose bound is trained, as many as DDPS takes on Cityscapes."""
@@ -64,7 +66,9 @@ class RefinerObjective(nn.Module):
         b, device = len(batch.images), batch.images.device
         keep = torch.rand(b, generator=generator) >= settings.condition_dropout
         keep = keep.to(device)
-        condition = model.condition(batch.images, base, keep=keep)
+        evidence = self.evidence(batch.masks, base, generator)
+        known = None if evidence is None else model.known_state(evidence.known)
+        condition = model.condition(batch.images, base, keep=keep, known=known)
         _, _, h, w = condition.log_base.shape
         t = torch.ones(b)
         x_t = model.process.prior((b, h, w), generator=generator, device=device)
@@ -73,7 +77,7 @@ class RefinerObjective(nn.Module):
             drawn = 1 - torch.rand(b, generator=generator)  # (0, 1]
             pure = torch.rand(b, generator=generator) < settings.noise_share
             t = torch.where(pure, 1.0, drawn)
-            start = self.clean_mask(batch, base, condition, x_t)
+            start = self.clean_mask(batch, base, condition, x_t, generator)
             x_t = model.process.forward(start, t.to(device), generator=generator)
         t = t.to(device)
         delta = model.denoise(x_t, condition, t)
@@ -81,6 +85,9 @@ class RefinerObjective(nn.Module):
         loss = segmentation_loss(logits, batch.masks, dice_weight=settings.dice_weight)
         if model.codec is not None:
             loss = loss + cross_entropy(delta, model.state(batch.masks))
+        if settings.evidence and evidence is not None:
+            marked = cross_entropy(logits, evidence.regions)
+            loss = loss + settings.evidence.region_weight * marked
         if settings.vlb_weight and noised:
             small = delta + condition.log_base if model.config.residual else delta
             earlier = (t - 1 / VLB_STEPS).clamp(min=0)
@@ -89,15 +96,34 @@ class RefinerObjective(nn.Module):
         return loss
 
     @torch.no_grad()
-    def clean_mask(self, batch: Batch, base: BaseOutput, condition: Condition, x_1: Mask) -> Mask:
+    def clean_mask(
+        self,
+        batch: Batch,
+        base: BaseOutput,
+        condition: Condition,
+        x_1: Mask,
+        generator: torch.Generator,
+    ) -> Mask:
         """The mask that is noised, at the size of the state."""
         target = self.settings.noise_target
         if target == "truth":
             return self.model.state(batch.masks)
+        if target == "damaged":
+            return self.model.state(damaged(batch.masks, base.probs, generator))
         if target == "base":
             return self.model.base_state(base, condition.log_base)
         ones = torch.ones(len(x_1), device=x_1.device)
         return self.model.state_logits(x_1, condition, ones).argmax(1)
+
+    def evidence(
+        self, masks: Mask, base: BaseOutput, generator: torch.Generator
+    ) -> Evidence | None:
+        """Simulated corrections of the base, if this run has any."""
+        config = self.settings.evidence
+        if config is None:
+            return None
+        k = len(self.model.config.class_names)
+        return simulate(masks, base.labels, config, num_classes=k, generator=generator)
 
     def base_output(self, batch: Batch, generator: torch.Generator) -> BaseOutput:
         """The stored output of the base for these crops; some as hard labels."""

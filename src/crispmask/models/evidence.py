@@ -1,0 +1,72 @@
+"""Labels that are known for certain: strokes, clicks, other sensors, neighbouring tiles."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.data.sample import check_ids, read_mask
+from crispmask.errors import InputError
+from crispmask.models.inputs import as_tensor
+from crispmask.models.segmenters import BaseOutput
+from crispmask.shapes import IGNORE, Mask, Probs
+
+
+def as_known(known: Any, *, num_classes: int) -> Mask:
+    """Class ids where a label is known and `IGNORE` elsewhere, as a batch.
+
+    Args:
+        known: path of a label picture, or an array or tensor of integers, h w or b h w.
+        num_classes: that there are.
+
+    Raises:
+        InputError: if it is none of these, or an id is neither a class nor `IGNORE`.
+    """
+    if isinstance(known, str | Path):
+        return read_mask(known, num_classes)[None]
+    labels = as_tensor(known, "known labels")
+    if labels.is_floating_point() or labels.ndim not in (2, 3):
+        raise InputError(
+            "known labels must be integers of shape (h, w) or (batch, h, w), with "
+            f"{IGNORE} where unknown; got {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    labels = labels.long().reshape(-1, *labels.shape[-2:])
+    check_ids(labels, num_classes, source="known")
+    return labels
+
+
+def check_known_size(known: Mask, base: BaseOutput) -> None:
+    """Raise `InputError` unless known labels and base output agree in batch, height and width."""
+    b, _, h, w = base.probs.shape
+    if known.shape != (b, h, w):
+        raise InputError(
+            f"known labels must have the size of the images, {b} of {h}x{w}, got {known.shape[0]} "
+            f"of {known.shape[1]}x{known.shape[2]}; draw them on the image itself."
+        )
+
+
+def commonest(
+    known: Mask, stride: int, *, num_classes: int
+) -> Int64[Tensor, "b h//stride w//stride"]:
+    """The commonest known label of each block; `IGNORE` where none is known, the least of equals.
+
+    Args:
+        known: class ids or `IGNORE`; sides are multiples of ``stride``.
+        stride: side of a block.
+        num_classes: that there are.
+    """
+    b, h, w = known.shape
+    blocks = known.view(b, h // stride, stride, w // stride, stride).transpose(2, 3).flatten(3)
+    votes = F.one_hot(blocks.where(blocks != IGNORE, num_classes), num_classes + 1).sum(3)
+    count, label = votes[..., :num_classes].max(-1)  # b h/s w/s
+    return label.where(count > 0, IGNORE)
+
+
+def pasted(probs: Probs, known: Mask) -> Probs:
+    """Probabilities with certainty where a label is known."""
+    certain = (known != IGNORE)[:, None]
+    one_hot = F.one_hot(known.where(known != IGNORE, 0), probs.shape[1]).movedim(-1, 1)
+    return torch.where(certain, one_hot.to(probs.dtype), probs)
