@@ -94,6 +94,11 @@ def camvid_evidence() -> RefinerTrainConfig:
     )
 
 
+def camvid_evidence_control() -> RefinerTrainConfig:
+    """As `camvid_evidence`, with the clicks as further input and no noisy mask."""
+    return replace(camvid_evidence(), state_input=False)
+
+
 def earth_base() -> SegmenterTrainConfig:
     """EfficientNet-Lite0 + FPN on Earth tiles."""
     return SegmenterTrainConfig(
@@ -142,6 +147,11 @@ def earth_evidence() -> RefinerTrainConfig:
     return replace(
         earth_refiner(), process="absorbing", noise_target="truth", evidence=EvidenceConfig()
     )
+
+
+def earth_evidence_control() -> RefinerTrainConfig:
+    """As `earth_evidence`, with the clicks as further input and no noisy mask."""
+    return replace(earth_evidence(), state_input=False)
 
 
 def own_base() -> SegmenterTrainConfig:
@@ -394,7 +404,9 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid-refiner": camvid_refiner,
     "camvid-control": camvid_control,
     "earth-evidence": earth_evidence,
+    "earth-evidence-control": earth_evidence_control,
     "camvid-evidence": camvid_evidence,
+    "camvid-evidence-control": camvid_evidence_control,
     "base": own_base,
     "refiner": own_refiner,
     "paper-ade-b2": paper_ade_b2,

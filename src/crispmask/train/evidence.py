@@ -1,16 +1,16 @@
 """Simulated corrections: clicks and strokes of a person who sees what a base has wrong."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from PIL import Image as PILImage
 from PIL import ImageDraw
-from scipy import ndimage
 from torch import Tensor
 
+from crispmask.data.marks import Place, disc, innermost
 from crispmask.data.regions import regions_of
 from crispmask.shapes import IGNORE, Mask
 
@@ -99,9 +99,6 @@ def simulate(
     return Evidence(known=known, regions=regions)
 
 
-Place = Bool[Tensor, "h w"]
-
-
 def _marks(
     truth: Int64[Tensor, "h w"],
     guess: Int64[Tensor, "h w"],
@@ -144,20 +141,6 @@ def stroke(inside: Place, radius: int, generator: torch.Generator) -> Place:
     ends = [(x, y) for y, x in _pixels(inside, 2, generator)]
     ImageDraw.Draw(canvas).line(ends, fill=1, width=2 * radius - 1)
     return torch.from_numpy(np.array(canvas)) & inside
-
-
-def innermost(inside: Place) -> tuple[int, int]:
-    """Row and column of the pixel of a region that is farthest from its border."""
-    padded = np.pad(inside.numpy(), 1)  # the edge of the image is a border
-    depth = ndimage.distance_transform_edt(padded)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(y), int(x)
-
-
-def disc(shape: Sequence[int], y: int, x: int, radius: int) -> Place:
-    """Pixels at most so far from one."""
-    rows, columns = torch.arange(shape[0])[:, None], torch.arange(shape[1])
-    return (rows - y).square() + (columns - x).square() <= radius**2
 
 
 def _pixels(inside: Place, count: int, generator: torch.Generator) -> list[tuple[int, int]]:

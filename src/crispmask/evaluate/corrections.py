@@ -1,0 +1,99 @@
+"""What a few corrections change: clicks on the largest errors, scored where nobody clicked."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from crispmask.data.marks import disc, innermost
+from crispmask.data.regions import regions_of
+from crispmask.data.sample import Sample
+from crispmask.evaluate.loop import LabelledImages
+from crispmask.shapes import IGNORE
+
+RADIUS = 3
+"""Pixels around a click whose label it tells."""
+
+
+@dataclass(frozen=True)
+class Click:
+    """A correction of one wrong region.
+
+    Attributes:
+        label: its true class.
+        pixels: that the click tells, all of the region.
+        region: the whole of it.
+    """
+
+    label: int
+    pixels: Bool[Tensor, "h w"]
+    region: Bool[Tensor, "h w"]
+
+
+def clicks_on(truth: Int64[Tensor, "h w"], labels: Int64[Tensor, "h w"], count: int) -> list[Click]:
+    """Clicks in the middle of the largest wrong regions, the largest first.
+
+    A wrong region is connected and has one true class.
+
+    Args:
+        truth: class ids, `IGNORE` where unknown.
+        labels: the answer that is corrected.
+        count: clicks at most; there are fewer if less is wrong.
+    """
+    wrong = regions_of(truth.where(truth != labels, IGNORE))
+    clicks = []
+    for number in wrong.areas.argsort(descending=True, stable=True)[:count].tolist():
+        region = wrong.index == number
+        y, x = innermost(region)
+        pixels = disc(region.shape, y, x, RADIUS) & region
+        clicks.append(Click(int(wrong.labels[number]), pixels, region))
+    return clicks
+
+
+def known_after(clicks: Sequence[Click], size: Sequence[int]) -> Int64[Tensor, "h w"]:
+    """What the clicks tell, `IGNORE` elsewhere."""
+    known = torch.full(tuple(size), IGNORE)
+    for click in clicks:
+        known[click.pixels] = click.label
+    return known
+
+
+def mended(labels: Int64[Tensor, "h w"], clicks: Sequence[Click]) -> Int64[Tensor, "h w"]:
+    """The answer if each click mended its whole region: what is to be had at most."""
+    result = labels.clone()
+    for click in clicks:
+        result[click.region] = click.label
+    return result
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """A data set whose truth is unknown where somebody clicked, so that only the rest counts.
+
+    Attributes:
+        dataset: the images.
+        known: what was told of each image, by its name.
+    """
+
+    dataset: LabelledImages
+    known: Mapping[str, Int64[Tensor, "h w"]]
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """In the order of the ids."""
+        return self.dataset.class_names
+
+    @property
+    def blocks(self) -> Sequence[Hashable] | None:
+        """Of the data set, if it has any."""
+        return getattr(self.dataset, "blocks", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        untouched = self.known[sample.name] == IGNORE
+        return replace(sample, mask=sample.mask.where(untouched, IGNORE))

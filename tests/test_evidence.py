@@ -1,0 +1,396 @@
+"""Known labels: they stand in the state and in the answer, and training shows such."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from crispmask.data.marks import disc, innermost
+from crispmask.data.regions import regions_of
+from crispmask.data.sample import Sample
+from crispmask.errors import InputError
+from crispmask.evaluate.corrections import Untouched, clicks_on, known_after, mended
+from crispmask.models.evidence import commonest
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import (
+    ProcessName,
+    RefinerConfig,
+    Sampling,
+    condition_channels,
+    num_states,
+)
+from crispmask.models.segmenters import BaseOutput
+from crispmask.nn.unet import MaskUNetConfig
+from crispmask.predict import refine_windows
+from crispmask.recipes import earth_evidence
+from crispmask.shapes import IGNORE, Mask, Time
+from crispmask.train.batches import Batch
+from crispmask.train.configs import RefinerTrainConfig
+from crispmask.train.damage import damaged
+from crispmask.train.evidence import EvidenceConfig, click, simulate, stroke
+from crispmask.train.objectives import RefinerObjective
+
+NAMES = ("land", "water", "cloud")
+
+
+def refiner(
+    *, process: ProcessName = "uniform", evidence: bool = True, state_input: bool = True
+) -> MaskRefiner:
+    """A refiner whose answer depends on all of its input."""
+    torch.manual_seed(0)
+    network = MaskUNetConfig(
+        num_classes=3,
+        cond_channels=condition_channels("probs", 3, stride=2),
+        num_states=num_states(3, process),
+        widths=(8, 16),
+        state_input=state_input,
+        evidence=evidence,
+    )
+    model = MaskRefiner(RefinerConfig(class_names=NAMES, network=network, process=process))
+    nn.init.normal_(model.network.classifier.weight, std=0.5)
+    if state_input or evidence:
+        nn.init.normal_(model.network.stem_state.weight)
+    return model
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.rand(1, 3, 17, 23, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def base(image: Tensor) -> BaseOutput:
+    logits = torch.randn(1, 3, 17, 23, generator=torch.Generator().manual_seed(2))
+    return BaseOutput.from_logits(logits)
+
+
+@pytest.fixture
+def known() -> Mask:
+    labels = torch.full((1, 17, 23), IGNORE)
+    labels[0, 3:6, 4:9] = 2
+    labels[0, 16, 22] = 1
+    return labels
+
+
+# the answer
+
+
+@pytest.mark.parametrize("process", ["uniform", "absorbing", "mixed"])
+@pytest.mark.parametrize("state_input", [True, False])
+def test_known_pixels_come_back_and_change_others(
+    image: Tensor, base: BaseOutput, known: Mask, process: ProcessName, state_input: bool
+) -> None:
+    model = refiner(process=process, state_input=state_input)
+    plain, told = model(image, base), model(image, base, known=known)
+    certain = known != IGNORE
+    assert (told.labels[certain] == known[certain]).all()
+    assert (told.probs.amax(1)[certain] == 1).all()
+    elsewhere = ~certain[:, None].expand_as(plain.probs)
+    assert (told.probs - plain.probs)[elsewhere].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 1.5])
+def test_nothing_known_is_exactly_the_plain_answer(
+    image: Tensor, base: BaseOutput, guidance_scale: float
+) -> None:
+    model = refiner()
+    model.config = replace(model.config, condition_dropout=0.1)
+    nothing = np.full((17, 23), IGNORE)
+    options = {"num_inference_steps": 3, "guidance_scale": guidance_scale}
+    plain, told = model(image, base, **options), model(image, base, known=nothing, **options)
+    assert torch.equal(plain.probs, told.probs)
+
+
+def test_the_state_holds_them_at_every_call(
+    image: Tensor, base: BaseOutput, known: Mask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = refiner(), []
+    forward = type(model.network).forward
+
+    def watched(
+        self: nn.Module, x_t: Mask, stem: Tensor, t: Time, known: Mask | None = None
+    ) -> Tensor:
+        seen.append(known)
+        return forward(self, x_t, stem, t, known)
+
+    monkeypatch.setattr(type(model.network), "forward", watched)
+    model(image, base, known=known, num_inference_steps=4)
+    state = model.known_state(known)
+    assert len(seen) == 4
+    assert all(torch.equal(labels, state) for labels in seen)
+    assert (state == 2).sum() > 1
+    assert (state == 1).sum() == 1
+
+
+def test_noise_below_a_known_label_does_not_matter(known: Mask) -> None:
+    network = refiner().network
+    stem = torch.zeros(1, 8, 10, 12)
+    state = torch.full((1, 10, 12), IGNORE)
+    state[0, 2:5, 3:6] = 1
+    first, second = torch.zeros(2, 1, 10, 12, dtype=torch.long)
+    second[state != IGNORE] = 2
+    t = torch.ones(1)
+    assert torch.equal(network(first, stem, t, state), network(second, stem, t, state))
+    nn.init.normal_(network.certain)
+    as_noise = torch.where(state != IGNORE, state, first)
+    assert not torch.equal(network(first, stem, t, state), network(as_noise, stem, t))
+
+
+def test_windows_see_their_part(image: Tensor, base: BaseOutput, known: Mask) -> None:
+    model = refiner(process="absorbing")
+    whole = model(image, base, known=known)
+    sampling = Sampling()
+    windowed = refine_windows(model, image, base, known=known, window=16, overlap=8)
+    assert (windowed.labels[known != IGNORE] == known[known != IGNORE]).all()
+    plain = refine_windows(model, image, base, window=16, overlap=8, sampling=sampling)
+    assert (windowed.probs - plain.probs)[:, :, 8:10].abs().max() > 1e-3
+    assert torch.equal(refine_windows(model, image, base, known=known).probs, whole.probs)
+
+
+def test_saved_and_loaded(image: Tensor, base: BaseOutput, known: Mask, tmp_path: Path) -> None:
+    model = refiner()
+    nn.init.normal_(model.network.certain)
+    model.save_pretrained(tmp_path)
+    again = MaskRefiner.from_pretrained(tmp_path)
+    first, second = (m(image, base, known=known).probs for m in (model, again))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (torch.full((17, 23), 3), "ids from 0 to 2"),
+        (torch.zeros(1, 17, 24).long(), "size of the images, 1 of 17x23, got 1 of 17x24"),
+        (torch.zeros(17, 23), "integers"),
+        (torch.zeros(1, 1, 17, 23).long(), "integers of shape"),
+        ("nowhere.png", "does not exist"),
+    ],
+)
+def test_wrong_evidence_is_refused(
+    image: Tensor, base: BaseOutput, wrong: Tensor, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        refiner()(image, base, known=wrong)
+
+
+def test_all_known_and_untrained_are_said(image: Tensor, base: BaseOutput, known: Mask) -> None:
+    every = torch.ones(17, 23, dtype=torch.long)
+    with pytest.warns(UserWarning, match="every pixel is known"):
+        out = refiner()(image, base, known=every)
+    assert (out.labels == 1).all()
+    with pytest.warns(UserWarning, match="trained without known labels"):
+        refiner(evidence=False)(image, base, known=known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refiner()(image, base, known=known)
+
+
+def test_commonest_label_of_a_block() -> None:
+    u = IGNORE
+    known = torch.tensor([[[u, u, 1, 2], [u, u, 2, u], [0, 1, u, 2], [u, u, u, u]]])
+    assert commonest(known, 2, num_classes=3).tolist() == [[[u, 2], [0, 2]]]
+
+
+# training
+
+
+def blocks(generator: torch.Generator, size: Sequence[int] = (4, 5)) -> Mask:
+    """Masks of blocks of 8 x 8 pixels, the corner unknown."""
+    small = torch.randint(3, (2, *size), generator=generator)
+    masks = small.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    masks[:, :6, :6] = IGNORE
+    return masks
+
+
+@given(st.integers(0, 10_000))
+def test_marks_are_true_and_on_what_is_wrong(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = blocks(generator)
+    base = masks.clone()
+    base[:, 8:16, 8:24] = 1
+    base[base == IGNORE] = 0
+    config = EvidenceConfig(share=1.0, most=8, wrong=1.0, errors=0.0)
+    found = simulate(masks, base, config, num_classes=3, generator=generator)
+    marked = found.known != IGNORE
+    assert (found.known[marked] == masks[marked]).all()
+    assert (found.regions[marked] == masks[marked]).all()  # the mark lies in its region
+    for i in range(2):
+        wrong = (masks[i] != base[i]) & (masks[i] != IGNORE)
+        if wrong.any() and marked[i].any() and regions_of(masks[i].where(wrong, IGNORE)):
+            assert wrong[marked[i]].any()
+
+
+def test_share_number_and_errors_of_marks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = blocks(generator)
+    base = (masks + 1) % 3
+    none = EvidenceConfig(share=0.0)
+    found = simulate(masks, base, none, num_classes=3, generator=generator)
+    assert (found.known == IGNORE).all()
+    assert (found.regions == IGNORE).all()
+    lies = EvidenceConfig(share=1.0, most=20, errors=1.0)
+    found = simulate(masks, base, lies, num_classes=3, generator=generator)
+    marked = found.known != IGNORE
+    assert marked.any()
+    assert (found.known[marked] != masks[marked]).any()
+    assert (found.regions == IGNORE).all()  # what is wrong is not learned as the region's truth
+    counts = [
+        len(
+            regions_of(
+                simulate(
+                    masks[:1],
+                    base[:1],
+                    EvidenceConfig(share=1, most=20, strokes=0),
+                    num_classes=3,
+                    generator=generator,
+                ).known[0]
+            )
+        )
+        for _ in range(30)
+    ]
+    assert min(counts) <= 2
+    assert max(counts) >= 6
+
+
+def test_same_seed_same_marks() -> None:
+    masks = blocks(torch.Generator().manual_seed(3))
+    config = EvidenceConfig(share=1.0)
+    first, second = (
+        simulate(masks, masks, config, num_classes=3, generator=torch.Generator().manual_seed(7))
+        for _ in range(2)
+    )
+    assert torch.equal(first.known, second.known)
+
+
+def test_clicks_and_strokes_stay_inside() -> None:
+    inside = disc((24, 24), 12, 12, 8) & ~disc((24, 24), 12, 12, 3)
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        for draw in (click, stroke):
+            mark = draw(inside, 3, generator)
+            assert mark.any()
+            assert not (mark & ~inside).any()
+
+
+def test_innermost_pixel() -> None:
+    inside = torch.zeros(9, 11, dtype=torch.bool)
+    inside[1:8, 1:8] = True
+    assert innermost(inside) == (4, 4)
+    assert innermost(torch.ones(5, 5, dtype=torch.bool)) == (2, 2)  # the edge is a border
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"share": 1.5}, {"errors": -0.1}, {"most": 0}, {"region_weight": -1.0}]
+)
+def test_config_is_checked(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EvidenceConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_evidence_needs_labels_as_state() -> None:
+    with pytest.raises(ValueError, match="evidence needs"):
+        replace(earth_evidence(), conditioning="features")
+
+
+def objective(model: MaskRefiner, weight: float) -> RefinerObjective:
+    config = replace(
+        earth_evidence(),
+        evidence=EvidenceConfig(share=1.0, region_weight=weight),
+        process="absorbing",
+        dice_weight=0.0,
+    )
+    assert isinstance(config, RefinerTrainConfig)
+    return RefinerObjective(model, config)
+
+
+def test_training_learns_from_marks_and_their_regions() -> None:
+    model = refiner(process="absorbing")
+    generator = torch.Generator().manual_seed(0)
+    masks = blocks(generator)
+    maps = torch.rand(2, 3, 16, 20, generator=generator).softmax(1)
+    batch = Batch(images=torch.rand(2, 3, 32, 40, generator=generator), masks=masks, maps=maps)
+    losses = [
+        objective(model, weight)(batch, 0.9, torch.Generator().manual_seed(1))
+        for weight in (0.0, 0.5)
+    ]
+    assert losses[1] > losses[0]
+    losses[1].backward()
+    for parameter in (model.network.certain, model.network.embed.weight):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+
+
+# damage
+
+
+def test_damage_is_structured_and_never_on_the_unknown() -> None:
+    masks = blocks(torch.Generator().manual_seed(5), (8, 8))
+    probs = torch.full((2, 3, 64, 64), 1 / 3)
+    results = [damaged(masks, probs, torch.Generator().manual_seed(i)) for i in range(8)]
+    changed = torch.stack([(result != masks).float().mean() for result in results])
+    assert 0 < changed.mean() < 0.6
+    assert changed.max() > changed.min()
+    for result in results:
+        assert (result[masks == IGNORE] == IGNORE).all()
+        assert set(result.unique().tolist()) <= {0, 1, 2, IGNORE}
+        regions = sum(len(regions_of(mask)) for mask in result)
+        assert regions < 0.1 * (result != masks).sum() + 200  # patches, not single pixels
+
+
+def test_damage_takes_labels_that_the_base_confuses() -> None:
+    masks = blocks(torch.Generator().manual_seed(5), (8, 8)) % 2
+    probs = torch.zeros(2, 3, 64, 64)
+    probs[:, 2] = 1.0
+    found = {
+        int(label)
+        for seed in range(4)
+        for label in damaged(masks, probs, torch.Generator().manual_seed(seed)).unique()
+    }
+    assert 2 in found
+
+
+# corrections in evaluation
+
+
+def test_clicks_lie_in_the_largest_errors() -> None:
+    truth = torch.zeros(20, 30, dtype=torch.long)
+    labels = truth.clone()
+    labels[2:6, 2:6] = 1  # 16 wrong pixels
+    labels[10:18, 10:20] = 2  # 80
+    labels[0, 29] = 1
+    clicks = clicks_on(truth, labels, 2)
+    assert [int(c.region.sum()) for c in clicks] == [80, 16]
+    known = known_after(clicks, truth.shape)
+    told = known != IGNORE
+    assert (known[told] == 0).all()
+    assert not (told & (labels == 0)).any()
+    assert told.sum() < 96
+    assert (mended(labels, clicks) != truth).sum() == 1
+    assert known_after([], truth.shape).unique().tolist() == [IGNORE]
+
+
+def test_what_was_touched_does_not_count() -> None:
+    sample = Sample(image=torch.zeros(3, 4, 4), mask=torch.ones(4, 4).long(), name="a")
+
+    class Data:
+        class_names = ("x", "y")
+        blocks = ("here",)
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Sample:
+            return sample
+
+    known = torch.full((4, 4), IGNORE)
+    known[0] = 1
+    data = Untouched(Data(), {"a": known})
+    assert data[0].mask.tolist() == [[IGNORE] * 4] + [[1] * 4] * 3
+    assert (len(data), data.class_names, data.blocks) == (1, ("x", "y"), ("here",))
