@@ -258,6 +258,7 @@ def test_unknown_pixels_carry_no_loss_for_a_refiner_of_codes(
     batch = Batch(
         images=torch.rand(2, 3, 32, 32),
         masks=torch.full_like(masks, IGNORE),
+        labelled=torch.ones(2, dtype=torch.bool),
         maps=torch.full((2, 3, 8, 8), 1 / 3),
     )
     loss = RefinerObjective(model, config)(batch, 0.9, torch.Generator().manual_seed(0))

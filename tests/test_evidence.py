@@ -31,9 +31,9 @@ from crispmask.nn.unet import MaskUNetConfig
 from crispmask.predict import refine_windows
 from crispmask.recipes import earth_evidence
 from crispmask.shapes import IGNORE, Mask, Time
-from crispmask.train.batches import Batch
+from crispmask.train.batches import Batch, evenly
 from crispmask.train.configs import RefinerTrainConfig
-from crispmask.train.damage import damaged
+from crispmask.train.damage import damaged, holes
 from crispmask.train.evidence import EvidenceConfig, click, simulate, stroke
 from crispmask.train.objectives import RefinerObjective
 
@@ -198,6 +198,44 @@ def test_commonest_label_of_a_block() -> None:
     assert commonest(known, 2, num_classes=3).tolist() == [[[u, 2], [0, 2]]]
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_missing_pixels_say_nothing(image: Tensor, base: BaseOutput, steps: int) -> None:
+    model = refiner()
+    missing = torch.zeros(17, 23, dtype=torch.bool)
+    missing[4:10, 6:14] = True
+    other = torch.where(missing, 1 - image, image)
+    confused = BaseOutput(probs=torch.where(missing, base.probs.flip(1), base.probs))
+    options = {"num_inference_steps": steps, "missing": missing}
+    first = model(image, base, **options)
+    assert torch.equal(first.probs, model(other, confused, **options).probs)
+    assert not torch.equal(first.probs, model(image, base, num_inference_steps=steps).probs)
+
+
+def test_start_from_another_mask(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    image, base = image[..., :16, :20], BaseOutput(probs=base.probs[..., :16, :20])
+    as_base = model(image, base, num_inference_steps=2, start="base")
+    coarse = model.base_state(base, model.condition(image, base).log_base)
+    same = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    given = model(image, base, num_inference_steps=2, start=same)
+    assert torch.equal(as_base.probs, given.probs)
+    other = model(image, base, num_inference_steps=2, start=(same + 1) % 3)
+    assert not torch.equal(as_base.probs, other.probs)
+    with pytest.raises(InputError, match="size of the images"):
+        model(image, base, start=torch.zeros(5, 5, dtype=torch.long))
+
+
+def test_drawn_estimates_differ_by_seed_in_their_answer(image: Tensor, base: BaseOutput) -> None:
+    model = refiner(process="absorbing")
+    options = {"num_inference_steps": 3}
+
+    def apart(**more: str) -> Tensor:
+        seeds = [model(image, base, seed=seed, **options, **more).probs for seed in (0, 1)]
+        return (seeds[0] - seeds[1]).abs().mean()
+
+    assert apart(estimate="sample") > apart()
+
+
 # training
 
 
@@ -315,7 +353,9 @@ def test_training_learns_from_marks_and_their_regions() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = blocks(generator)
     maps = torch.rand(2, 3, 16, 20, generator=generator).softmax(1)
-    batch = Batch(images=torch.rand(2, 3, 32, 40, generator=generator), masks=masks, maps=maps)
+    every = torch.ones(2, dtype=torch.bool)
+    images = torch.rand(2, 3, 32, 40, generator=generator)
+    batch = Batch(images=images, masks=masks, labelled=every, maps=maps)
     losses = [
         objective(model, weight)(batch, 0.9, torch.Generator().manual_seed(1))
         for weight in (0.0, 0.5)
@@ -325,6 +365,53 @@ def test_training_learns_from_marks_and_their_regions() -> None:
     for parameter in (model.network.certain, model.network.embed.weight):
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
+
+
+def test_unlabelled_images_are_learned_as_masks_alone() -> None:
+    model = refiner()
+    settings = replace(earth_evidence(), process="uniform", evidence=None, hard_labels=0.0)
+    generator = torch.Generator().manual_seed(0)
+    masks = blocks(generator)
+    first, second = torch.rand(2, 2, 3, 32, 40, generator=generator)
+    maps = torch.rand(2, 3, 16, 20, generator=generator).softmax(1)
+
+    def loss(images: Tensor, labelled: bool) -> Tensor:
+        every = torch.full((2,), labelled)
+        batch = Batch(images=images, masks=masks, labelled=every, maps=maps)
+        found: Tensor = RefinerObjective(model, settings)(
+            batch, 0.9, torch.Generator().manual_seed(1)
+        )
+        return found
+
+    assert loss(first, True) != loss(second, True)
+    assert loss(first, False) == loss(second, False)
+
+
+def test_a_share_of_images_is_spread_evenly() -> None:
+    assert evenly(10, 0.2) == [False] * 4 + [True] + [False] * 4 + [True]
+    assert sum(evenly(374, 0.05)) == 18
+    assert all(evenly(7, 1.0))
+
+
+def test_holes_hide_image_and_base() -> None:
+    model = refiner()
+    settings = replace(earth_evidence(), process="uniform", evidence=None, holes=1.0)
+    generator = torch.Generator().manual_seed(0)
+    hidden = holes(2, (32, 40), 1.0, torch.Generator().manual_seed(4))
+    assert (hidden.float().mean((1, 2)) >= 1 / 64).all()
+    assert (hidden.float().mean((1, 2)) <= 1 / 4 + 0.02).all()
+    assert not holes(2, (32, 40), 0.0, generator).any()
+    masks = blocks(generator)
+    every = torch.ones(2, dtype=torch.bool)
+    maps = torch.full((2, 3, 16, 20), 1 / 3)
+    batch = Batch(images=torch.rand(2, 3, 32, 40), masks=masks, labelled=every, maps=maps)
+    with_holes, without = (
+        RefinerObjective(model, replace(settings, holes=share))(
+            batch, 0.2, torch.Generator().manual_seed(1)
+        )
+        for share in (1.0, 0.0)
+    )
+    assert with_holes != without
 
 
 # damage

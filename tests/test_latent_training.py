@@ -108,7 +108,8 @@ def test_a_resumed_run_is_the_same(
 def batch() -> Batch:
     masks = shapes(40, seed=0)
     masks[:, 0] = IGNORE
-    return Batch(images=torch.rand(40, 3, 16, 16), masks=masks)
+    every = torch.ones(40, dtype=torch.bool)
+    return Batch(images=torch.rand(40, 3, 16, 16), masks=masks, labelled=every)
 
 
 def test_a_share_of_the_crops_is_shown_as_masks() -> None:

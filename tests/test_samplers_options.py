@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from crispmask.diffusion.categorical import UniformDiffusion, image_generators
+from crispmask.diffusion.categorical import (
+    AbsorbingDiffusion,
+    UniformDiffusion,
+    image_generators,
+)
 from crispmask.diffusion.mixed import Process
 from crispmask.diffusion.samplers import (
     Estimate,
@@ -236,3 +240,46 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         sample_mask(UniformDiffusion(K), denoise, start, **{"num_inference_steps": 2} | options)
     assert not calls  # before any work
+
+
+# -- order ---------------------------------------------------------------------------------------
+
+
+def test_the_surest_labels_stay_and_the_others_are_masked_again() -> None:
+    process, seen = AbsorbingDiffusion(K), []
+    labels = torch.randint(K, (2, 8, 8), generator=rng(1))
+    sureness = torch.rand(2, 8, 8, generator=rng(2))
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(x_t)
+        return sure_of(labels) / 100 * (1 + sureness)[:, None]
+
+    sample_mask(
+        process,
+        denoise,
+        process.prior((2, 8, 8)),
+        num_inference_steps=4,
+        order="confident",
+        generator=rng(),
+    )
+    assert [int((x_t != K).sum()) for x_t in seen] == [0, 2 * 16, 2 * 32, 2 * 48]
+    for x_t in seen[1:]:
+        kept = x_t != K
+        assert (x_t[kept] == labels[kept]).all()
+        for image in range(2):
+            assert sureness[image][kept[image]].min() > sureness[image][~kept[image]].max()
+
+
+@pytest.mark.parametrize(
+    ("process", "eta"), [(UniformDiffusion(K), 0.0), (AbsorbingDiffusion(K), 0.5)]
+)
+def test_confident_order_needs_masked_labels_and_no_ancestors(process: Process, eta: float) -> None:
+    with pytest.raises(InputError, match="order confident needs"):
+        sample_mask(
+            process,
+            opinionated,
+            process.prior((1, 4, 4)),
+            num_inference_steps=2,
+            eta=eta,
+            order="confident",
+        )

@@ -458,7 +458,8 @@ def batch_of(items: list[Stored]) -> Batch:
     masks = torch.stack([item.mask for item in items]).long()
     maps = F.one_hot(masks.clamp(max=2), 3).movedim(-1, 1).float()
     images = torch.stack([item.image for item in items]).float() / 255
-    return Batch(images=images, masks=masks, maps=maps)
+    every = torch.ones(len(images), dtype=torch.bool)
+    return Batch(images=images, masks=masks, labelled=every, maps=maps)
 
 
 def gradient_of_output(
@@ -566,7 +567,7 @@ def test_the_variational_bound_adds_to_the_loss() -> None:
         ({"stride": 3}, "stride must be 1, 2 or 4, got 3"),
         ({"condition_dropout": 1.0}, r"condition_dropout must lie in \[0, 1\), got 1"),
         ({"noise_target": "base", "conditioning": "features"}, "needs the base's probabilities"),
-        ({"fold_bases": ("a",) * 5, "in_memory": False}, "fold_bases needs in_memory"),
+        ({"fold_bases": ("a",) * 5, "in_memory": False}, "fold_bases and labelled need in_memory"),
     ],
 )
 def test_fields_that_contradict_each_other(fields: dict[str, Any], match: str) -> None:
@@ -588,7 +589,7 @@ def test_untrained_refiner_has_the_loss_of_its_base() -> None:
 
 
 def replace_maps(batch: Batch, maps: Tensor) -> Batch:
-    return Batch(images=batch.images, masks=batch.masks, maps=maps)
+    return replace(batch, maps=maps)
 
 
 def test_learning_rate_warms_up_and_ends_near_zero() -> None:

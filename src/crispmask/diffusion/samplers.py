@@ -14,8 +14,10 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from crispmask.diffusion.categorical import categorical_sample, uniform
+from crispmask.diffusion.categorical import AbsorbingDiffusion, categorical_sample, uniform
 from crispmask.diffusion.mixed import Process
 from crispmask.errors import InputError
 from crispmask.shapes import Generators, Logits, Mask, Time
@@ -30,6 +32,8 @@ A drawn mask and the average give each pixel of the next state the same distribu
 cheaper, as its step has no axis of classes.
 """
 
+Order = Literal["random", "confident"]
+"""Which labels of the estimate a masked state takes over: random ones, or the surest."""
 
 MAX_STEPS = 1000
 """Most calls that a sampler makes; D3PM (Austin et al. 2021) trains with as many steps."""
@@ -72,6 +76,7 @@ def sample_mask(
     start_time: float = 1.0,
     eta: float = 0.0,
     estimate: Estimate = "argmax",
+    order: Order = "random",
     generator: Generators = None,
     average_last: int = 1,
     early_exit: float = 0.0,
@@ -92,6 +97,10 @@ def sample_mask(
         start_time: time of `x_start` and of the first call, above 0 and at most 1.
         eta: share of pixels that take the ancestral step, 0 to 1.
         estimate: how the prediction of the clean mask enters a step.
+        order: "confident" is for `AbsorbingDiffusion` and eta 0: the surest labels of each
+            estimate stay, as many as the process would keep, and the others are masked again
+            (MaskGIT, Chang et al. 2022, sec. 3.2; there labels once taken over are not judged
+            again).
         generator: one per image makes the result independent of the batch.
         average_last: over how many of the last calls the predicted probabilities are averaged;
             1 returns the logits of the last call as they are. The steps themselves and the trace
@@ -107,6 +116,11 @@ def sample_mask(
     """
     grid = timesteps(num_inference_steps, start_time=start_time)
     _check_options(num_inference_steps, eta, average_last, early_exit)
+    if order == "confident" and (eta > 0 or not isinstance(process, AbsorbingDiffusion)):
+        raise InputError(
+            "order confident needs the absorbing process, in which labels are masked, and eta = 0, "
+            f"got {type(process).__name__} and {eta}; leave order at random."
+        )
     batch, device = len(x_start), x_start.device
     times = [torch.full((batch,), t, device=device) for t in grid]
     logits = denoise(x_start, times[0])
@@ -116,9 +130,12 @@ def sample_mask(
     running = torch.ones(batch, dtype=torch.bool, device=device)
     x_t, calls = x_start, 1
     for t, s in pairwise(times):
-        x_t = reverse_step(
-            process, logits, x_t, t, s, eta=eta, estimate=estimate, generator=generator
-        )
+        if order == "confident":
+            x_t = surest(logits, process.schedule(s), masked=process.num_classes)
+        else:
+            x_t = reverse_step(
+                process, logits, x_t, t, s, eta=eta, estimate=estimate, generator=generator
+            )
         new = denoise(x_t, s)
         calls += 1
         if early_exit > 0:
@@ -163,6 +180,15 @@ def reverse_step(
         return ancestral
     renoised = process.forward(x_0, s, generator=generator)
     return torch.where(uniform(x_t.shape, generator, x_t.device) < eta, ancestral, renoised)
+
+
+def surest(logits: Logits, share: Float[Tensor, "b"], *, masked: int) -> Mask:
+    """The predicted labels, all but this share of the surest pixels of each image masked."""
+    confidence, labels = logits.float().softmax(1).max(1)  # b h w
+    pixels = confidence[0].numel()
+    rank = confidence.flatten(1).argsort(1, descending=True).argsort(1)  # b h*w
+    keep = (rank < (share * pixels).round()[:, None]).view_as(labels)
+    return labels.where(keep, masked)
 
 
 def guided(denoise_pair: Callable[[Mask, Time], tuple[Logits, Logits]], scale: float) -> Denoise:

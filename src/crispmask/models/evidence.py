@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.data.sample import check_ids, read_mask
+from crispmask.data.transforms import GREY
 from crispmask.errors import InputError
 from crispmask.models.inputs import as_tensor
 from crispmask.models.segmenters import BaseOutput
-from crispmask.shapes import IGNORE, Mask, Probs
+from crispmask.shapes import IGNORE, Image, Mask, Probs
 
 
 def as_known(known: Any, *, num_classes: int) -> Mask:
@@ -68,3 +69,12 @@ def pasted(probs: Probs, known: Mask) -> Probs:
     certain = (known != IGNORE)[:, None]
     one_hot = F.one_hot(known.where(known != IGNORE, 0), probs.shape[1]).movedim(-1, 1)
     return torch.where(certain, one_hot.to(probs.dtype), probs)
+
+
+def without(
+    image: Image, base: BaseOutput, missing: Bool[Tensor, "b h w"]
+) -> tuple[Image, BaseOutput]:
+    """Image and base output that say nothing where ``missing``: grey, and all classes alike."""
+    hidden = missing[:, None]
+    probs = base.probs.masked_fill(hidden, 1 / base.probs.shape[1])
+    return image.masked_fill(hidden, GREY), BaseOutput(probs=probs, features=base.features)

@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,11 +17,17 @@ from crispmask.diffusion.categorical import (
     image_generators,
 )
 from crispmask.diffusion.mixed import MixedDiffusion, Process
-from crispmask.diffusion.samplers import Denoise, MaskSample, guided, sample_mask
+from crispmask.diffusion.samplers import Denoise, MaskSample, Order, guided, sample_mask
 from crispmask.diffusion.schedules import SCHEDULES, Schedule
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
-from crispmask.models.evidence import as_known, check_known_size, commonest, pasted
+from crispmask.models.evidence import (
+    as_known,
+    check_known_size,
+    commonest,
+    pasted,
+    without,
+)
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
 from crispmask.models.probabilities import gated, log_smoothed, smooth
@@ -147,11 +153,14 @@ class MaskRefiner(nn.Module, Pretrained):
         num_inference_steps: int = 1,
         guidance_scale: float = 1.0,
         eta: float = 0.0,
-        start: Literal["noise", "base"] = "noise",
+        start: Any = "noise",
         average_last: int = 1,
         seed: int = 0,
         gate: float | None = None,
+        estimate: Literal["argmax", "sample"] = "argmax",
+        order: Order = "random",
         known: Any = None,
+        missing: Any = None,
         names: list[str] | None = None,
         keep_trace: bool = False,
     ) -> RefinerOutput:
@@ -164,13 +173,20 @@ class MaskRefiner(nn.Module, Pretrained):
             num_inference_steps: calls of the network, exactly.
             guidance_scale: see `Sampling`, as the next four.
             eta: 0 re-noises the estimate freely between calls, 1 takes exact ancestral steps.
-            start: begin with pure noise or with the base's labels, noised.
+            start: begin with pure "noise", with the labels of the "base", noised, or with other
+                labels in their place: a mask of the image's size, of the frame before for instance,
+                `IGNORE` where there is none.
             average_last: calls at the end whose probabilities are averaged.
             seed: seeds each image's noise, together with its name.
             gate: share of the base in the answer; the model's own by default, 0 is off.
+            estimate: see `Sampling`, as the next.
+            order: of what a masked state takes over.
             known: labels that are certain, `IGNORE` (255) elsewhere: a path, array or tensor of the
                 image's size. They stand in the state at every call and in the answer. Without any
                 the answer is exactly that of ``known=None``.
+            missing: True where neither image nor base is to be believed, under a cloud for
+                instance: an array or tensor of the image's size. A refiner that was trained with
+                holes fills them.
             names: one for each image of the batch; their position by default.
             keep_trace: also return the labels after each call.
 
@@ -181,21 +197,26 @@ class MaskRefiner(nn.Module, Pretrained):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             eta=eta,
-            start=start,
+            start=cast(Any, start) if isinstance(start, str) else "base",
             average_last=average_last,
             seed=seed,
             gate=gate,
+            estimate=estimate,
+            order=order,
         )
         pixels, given = self.inputs(image, base)
+        first = None if isinstance(start, str) else self._labels(start, given)
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         certain = self.known(known, given)
+        if missing is not None:
+            pixels, given = without(pixels, given, self._labels(missing, given) > 0)
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         with self.inferring():
             padded, seen = self.pad(pixels, self.visible(given))
             state = None if certain is None else self.known_state(certain)
             bound = self.bind(padded, seen, guidance_scale=guidance_scale, known=state)
-            x_start = self.start(seen, bound.log_base, sampling, generators)
+            x_start = self.start(seen, bound.log_base, sampling, generators, mask=first)
             result = self.sample(
                 bound.denoise, x_start, sampling, generators, keep_trace=keep_trace
             )
@@ -230,9 +251,7 @@ class MaskRefiner(nn.Module, Pretrained):
         """
         if known is None:
             return None
-        labels = as_known(known, num_classes=len(self.config.class_names))
-        check_known_size(labels, base)
-        labels = labels.to(base.probs.device)
+        labels = self._labels(known, base)
         if (labels == IGNORE).all():
             return None
         if self.codec is not None:
@@ -254,13 +273,20 @@ class MaskRefiner(nn.Module, Pretrained):
 
     def known_state(self, known: Mask) -> State:
         """Known labels at the size of the padded state: the commonest of each block's."""
-        padded = F.pad(known, self._padding(known), value=IGNORE)
-        return commonest(padded, self.config.stride, num_classes=len(self.config.class_names))
+        padded, k = self._padded(known), len(self.config.class_names)
+        return commonest(padded, self.config.stride, num_classes=k)
 
-    def _padding(self, mask: Mask) -> tuple[int, int, int, int]:
+    def _labels(self, labels: Any, base: BaseOutput) -> Mask:
+        """Labels that a user gives, checked, on the device of the base output."""
+        mask = as_known(labels, num_classes=len(self.config.class_names))
+        check_known_size(mask, base)
+        return mask.to(base.probs.device)
+
+    def _padded(self, mask: Mask) -> Int64[Tensor, "b p_h p_w"]:
+        """A mask with the sides that `condition` takes."""
         h, w = mask.shape[-2:]
         multiple = self.config.stride * self.network.config.stride
-        return (0, -w % multiple, 0, -h % multiple)
+        return F.pad(mask, (0, -w % multiple, 0, -h % multiple), value=IGNORE)
 
     @contextmanager
     def inferring(self) -> Iterator[None]:
@@ -321,13 +347,25 @@ class MaskRefiner(nn.Module, Pretrained):
         log_base: Logits,
         sampling: Sampling,
         generators: list[torch.Generator],
-    ) -> Mask:
-        """The state of the first call."""
+        *,
+        mask: Int64[Tensor, "b image_h image_w"] | None = None,
+    ) -> State:
+        """The state of the first call.
+
+        Args:
+            base: `visible` output, padded.
+            log_base: its log-probabilities at the size of the state.
+            sampling: says what to start from.
+            generators: one per image.
+            mask: labels that stand in place of the base's, at the size of the image.
+        """
         b, _, h, w = log_base.shape
         if sampling.start == "noise":
             return self.process.prior((b, h, w), generator=generators, device=log_base.device)
         t = torch.full((b,), start_time(sampling), device=log_base.device)
-        return self.process.forward(self.base_state(base, log_base), t, generator=generators)
+        given = None if mask is None else self.state(self._padded(mask))
+        clean = self.base_state(base, log_base) if given is None else given
+        return self.process.forward(clean, t, generator=generators)
 
     def sample(
         self,
@@ -346,6 +384,8 @@ class MaskRefiner(nn.Module, Pretrained):
             num_inference_steps=sampling.num_inference_steps,
             start_time=start_time(sampling),
             eta=sampling.eta,
+            estimate=sampling.estimate,
+            order=sampling.order,
             average_last=sampling.average_last,
             generator=generators,
             keep_trace=keep_trace,

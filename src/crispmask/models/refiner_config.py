@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from crispmask.diffusion.samplers import Order
 from crispmask.diffusion.schedules import SCHEDULES
 from crispmask.errors import InputError
 from crispmask.models.probabilities import check_gate
@@ -37,6 +38,10 @@ class Sampling:
         seed: seeds each image's noise, together with its name.
         gate: share of the base in the answer, 0 (off) to 1 (the base as it is); by default the
             one that the model was calibrated to.
+        estimate: "argmax" goes on with the likeliest labels, "sample" with drawn ones, so that
+            several seeds give several masks.
+        order: of what a masked state takes over: "random" labels or the most "confident"; the
+            latter for the absorbing process.
     """
 
     num_inference_steps: int = 1
@@ -46,6 +51,8 @@ class Sampling:
     average_last: int = 1
     seed: int = 0
     gate: float | None = None
+    estimate: Literal["argmax", "sample"] = "argmax"
+    order: Order = "random"
 
     def __post_init__(self) -> None:
         if self.start not in ("noise", "base"):

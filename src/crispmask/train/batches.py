@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 from accelerate import PartialState
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -33,11 +33,15 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """One image in memory: pixels and labels as bytes, maps of the base in half precision."""
+    """One image in memory: pixels and labels as bytes, maps of the base in half precision.
+
+    Of one that is not ``labelled`` a refiner may see the mask alone.
+    """
 
     image: UInt8[Tensor, "3 h w"]
     mask: UInt8[Tensor, "h w"]
     maps: Float[Tensor, "c h2 w2"] | None = None
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,19 @@ class Batch:
 
     images: Image
     masks: Mask
+    labelled: Bool[Tensor, "b"]
     maps: Float[Tensor, "b c map_h map_w"] | None = None
 
     def to(self, device: torch.device) -> Self:
         """The batch on this device."""
         maps = None if self.maps is None else self.maps.to(device)
-        return replace(self, images=self.images.to(device), masks=self.masks.to(device), maps=maps)
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            labelled=self.labelled.to(device),
+            maps=maps,
+        )
 
 
 class StoredImages(Protocol):
@@ -148,6 +159,11 @@ def folds_of(data: Images, folds: int) -> list[int]:
     return [order[group] % folds for group in groups]
 
 
+def evenly(count: int, share: float) -> list[bool]:
+    """Which of so many images belong to a share of them, spread evenly."""
+    return [int((i + 1) * share) > int(i * share) for i in range(count)]
+
+
 def draw(
     data: StoredImages, config: AugmentConfig, *, batch_size: int, generator: torch.Generator
 ) -> Batch:
@@ -163,6 +179,7 @@ def draw(
     return Batch(
         images=torch.cat([p.images for p in parts]),
         masks=torch.cat([p.masks for p in parts]),
+        labelled=torch.cat([p.labelled for p in parts]),
         maps=torch.cat(maps) if maps else None,
     )
 
@@ -178,7 +195,8 @@ def _crop(items: Sequence[Stored], config: AugmentConfig, generator: torch.Gener
         ):
             maps = _enlarge(maps, images.shape[-2:])
     images, masks, maps = augment(images, masks, maps, config, generator=generator)
-    return Batch(images=images, masks=masks, maps=maps)
+    labelled = torch.tensor([item.labelled for item in items])
+    return Batch(images=images, masks=masks, labelled=labelled, maps=maps)
 
 
 def _coarse(probs: Tensor, stride: int) -> Tensor:

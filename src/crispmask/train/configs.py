@@ -30,6 +30,9 @@ class SegmenterTrainConfig:
         imagenet: start the encoder from ImageNet weights (needs extra "train-base"; "fpn" only).
         init: folder of a trained segmenter to go on from, instead; its network, scale and channels
             hold.
+        folds: parts that the data is divided into; 0 uses all of it.
+        fold: the part that is left out.
+        labelled: share of the training images that are used, evenly spread.
     """
 
     data: str
@@ -43,6 +46,7 @@ class SegmenterTrainConfig:
     init: str | None = None
     folds: int = 0
     fold: int = 0
+    labelled: float = 1.0
 
     def __post_init__(self) -> None:
         if self.folds and not (self.folds >= 2 and 0 <= self.fold < self.folds):
@@ -50,6 +54,8 @@ class SegmenterTrainConfig:
                 f"folds must be at least 2 and fold one of 0 to folds - 1, got fold {self.fold} "
                 f"of {self.folds}."
             )
+        if not 0 < self.labelled <= 1:
+            raise ValueError(f"labelled must lie in (0, 1], got {self.labelled}.")
         if self.network == "segformer" and (self.imagenet or self.scale != 1):
             raise ValueError(
                 'network="segformer" starts from random weights and sees images at their size: it '
@@ -107,6 +113,9 @@ class RefinerTrainConfig:
         hard_labels: share of images whose base probabilities are replaced by one-hot labels, so
             that the refiner also serves segmenters that give labels only.
         evidence: clicks and strokes that are shown as known labels; None trains without.
+        holes: share of the crops with a rectangle in which image and base say nothing.
+        labelled: share of the training images that are shown with image and base, evenly spread;
+            of the others the refiner sees the masks alone.
     """
 
     data: str
@@ -139,6 +148,8 @@ class RefinerTrainConfig:
     vlb_weight: float = 0.0
     hard_labels: float = 0.15
     evidence: EvidenceConfig | None = None
+    holes: float = 0.0
+    labelled: float = 1.0
 
     def __post_init__(self) -> None:
         self.network(num_classes=2, cond_channels=1)  # checks its sizes, before any data is read
@@ -156,8 +167,8 @@ class RefinerTrainConfig:
                 "evidence needs the base's probabilities and a state of labels: set conditioning "
                 'to "probs", "logits" or "mask" and leave codec out.'
             )
-        if self.fold_bases and not self.in_memory:
-            raise ValueError("fold_bases needs in_memory: each image has its own base.")
+        if (self.fold_bases or self.labelled < 1) and not self.in_memory:
+            raise ValueError("fold_bases and labelled need in_memory: images differ in kind.")
         if self.noise_target == "base" and self.conditioning == "features":
             raise ValueError(
                 'noise_target="base" needs the base\'s probabilities, which are not kept with '
@@ -168,7 +179,7 @@ class RefinerTrainConfig:
                 'vlb_weight needs noise_target="truth": without noise on the truth the term bounds '
                 "nothing."
             )
-        for name in ("first_stage", "noise_share", "hard_labels"):
+        for name in ("first_stage", "noise_share", "hard_labels", "holes", "labelled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
 

@@ -1,7 +1,7 @@
-"""True masks damaged as a segmenter errs: in whole segments, patches and borders."""
+"""Masks damaged as a segmenter errs, in segments, patches and borders; holes in images."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,6 +40,31 @@ def damaged(masks: Mask, probs: Probs, generator: torch.Generator) -> Mask:
         wrong = _shifted(wrong, SHIFT * strength[2], generator)
         results.append(wrong.where(mask != IGNORE, IGNORE))
     return torch.stack(results).to(masks.device)
+
+
+def holes(
+    count: int, size: tuple[int, int], share: float, generator: torch.Generator
+) -> Bool[Tensor, "count h w"]:
+    """Rectangles, one in a share of the images, with sides of an eighth to a half of the image's.
+
+    Args:
+        count: of images.
+        size: height and width.
+        share: of the images that have one.
+        generator: decides everything.
+    """
+    hidden = torch.zeros(count, *size, dtype=torch.bool)
+    for image in hidden:
+        chance, *places = torch.rand(5, generator=generator).tolist()
+        if chance >= share:
+            continue
+        spans = []
+        for side, start, length in zip(size, places[:2], places[2:], strict=True):
+            long = round(side * (1 + 3 * length) / 8)
+            first = round(start * (side - long))
+            spans.append(slice(first, first + long))
+        image[spans[0], spans[1]] = True
+    return hidden
 
 
 def _confused(

@@ -7,13 +7,14 @@ from torch.nn import functional as F
 
 from crispmask.diffusion.losses import cross_entropy, soft_dice, vlb
 from crispmask.models.bases import Base
+from crispmask.models.evidence import without
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_parts import Condition
 from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import Logits, Mask
 from crispmask.train.batches import Batch
 from crispmask.train.configs import RefinerTrainConfig
-from crispmask.train.damage import damaged
+from crispmask.train.damage import damaged, holes
 from crispmask.train.evidence import Evidence, simulate
 
 VLB_STEPS = 20
@@ -62,13 +63,17 @@ class RefinerObjective(nn.Module):
     def forward(self, batch: Batch, progress: float, generator: torch.Generator) -> Tensor:
         """Loss of a batch at full resolution; ``progress`` in [0, 1) decides the stage."""
         model, settings = self.model, self.settings
-        base = model.visible(self.base_output(batch, generator))
-        b, device = len(batch.images), batch.images.device
+        images, base = batch.images, model.visible(self.base_output(batch, generator))
+        b, device = len(images), images.device
         keep = torch.rand(b, generator=generator) >= settings.condition_dropout
-        keep = keep.to(device)
+        keep = keep.to(device) & batch.labelled
+        if settings.holes:
+            _, height, width = batch.masks.shape
+            hidden = holes(b, (height, width), settings.holes, generator)
+            images, base = without(images, base, hidden.to(device))
         evidence = self.evidence(batch.masks, base, generator)
         known = None if evidence is None else model.known_state(evidence.known)
-        condition = model.condition(batch.images, base, keep=keep, known=known)
+        condition = model.condition(images, base, keep=keep, known=known)
         _, _, h, w = condition.log_base.shape
         t = torch.ones(b)
         x_t = model.process.prior((b, h, w), generator=generator, device=device)

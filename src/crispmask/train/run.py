@@ -1,6 +1,7 @@
 """From a config to a model folder."""
 
 import dataclasses
+import itertools
 import json
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from crispmask.train.batches import (
     Stored,
     StoredImages,
     draw,
+    evenly,
     folds_of,
     live_base,
     some_of,
@@ -119,7 +121,8 @@ def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task
         if config.folds:
             folds = folds_of(train_set, config.folds)
             stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
-            facts["train_images"] = len(stored)
+        stored = list(itertools.compress(stored, evenly(len(stored), config.labelled)))
+        facts["train_images"] = len(stored)
         task = _segmenter_task(config, stored, store(few_set), names)
     elif config.in_memory:
         folds = folds_of(train_set, max(len(config.fold_bases), 1))
@@ -159,6 +162,11 @@ def _refiner_task(
         conditioning=config.conditioning,
         stride=config.stride,
     )
+    chosen = evenly(len(seen), config.labelled)
+    seen = [
+        dataclasses.replace(item, labelled=labelled)
+        for item, labelled in zip(seen, chosen, strict=True)
+    ]
     outputs = [base(item.image[None].float() / 255) for item in few]
     score = ConfusionMatrix(len(names), sync_on_compute=False)  # each process counts all images
     for item, output in zip(few, outputs, strict=True):
