@@ -33,7 +33,7 @@ from earth_models import RESULTS, save
 from first_light import seeds
 
 CONTROL, CHANNEL = "control, clicks pasted", "control with clicks as input"
-KEYS = ("miou", "mbiou", "mbiou_2px", "ece", "seconds")
+KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
 
 Known = Mapping[str, Mask]
 

@@ -1,0 +1,216 @@
+"""What stands under a cloud? Holes in image and base filled, scored inside them alone.
+
+    python benchmarks/holes.py earth --runs runs
+    CRISPMASK_DATA=FOLDER python benchmarks/holes.py camvid --limit 34
+
+A rectangle of each image is made grey before base and refiner see it. The rows: the base, which
+guesses from around it; the nearest label of the base outside; the control and the refiner that were
+trained with holes, with one call and with more; and eight drawn masks, of which the mean of their
+accuracy and the best of each image stand in the JSON. "joined" is how many connected regions a
+filled hole has for each that the truth has there, and "border" how long its borders are against the
+truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and DATA-holes-control-SEED:
+`crispmask train DATA-refiner --holes 0.75 --process absorbing --noise-target truth`, the second
+also with `--no-state-input`.
+"""
+
+import argparse
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.data.regions import regions_of
+from crispmask.data.sample import Sample
+from crispmask.data.source import Split, open_split
+from crispmask.data.transforms import GREY
+from crispmask.evaluate import LabelledImages, Row, evaluate
+from crispmask.evaluate.rows import Predictor
+from crispmask.models.refiner import MaskRefiner
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.shapes import IGNORE, Image, Probs
+from crispmask.train.damage import holes
+from earth_models import RESULTS, save
+from evidence import summary
+from first_light import seeds
+
+DRAWN = 8
+"""Masks drawn for one hole."""
+
+Hole = Bool[Tensor, "h w"]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A data set with grey holes, whose truth is known in the holes alone."""
+
+    dataset: LabelledImages
+    holes: Mapping[str, Hole]
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """In the order of the ids."""
+        return self.dataset.class_names
+
+    @property
+    def blocks(self) -> Sequence[Hashable] | None:
+        """Of the data set, if it has any."""
+        return getattr(self.dataset, "blocks", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        hole = self.holes[sample.name]
+        image = sample.image.masked_fill(hole, GREY)
+        return replace(sample, image=image, mask=sample.mask.where(hole, IGNORE))
+
+
+@dataclass
+class Shape:
+    """Borders and regions of filled holes against those of the truth."""
+
+    border: list[float] = field(default_factory=list)
+    regions: list[float] = field(default_factory=list)
+
+    def add(self, labels: Int64[Tensor, "h w"], truth: Int64[Tensor, "h w"], hole: Hole) -> None:
+        """Count one hole; one without a border in the truth says nothing."""
+        counts = []
+        for mask in (labels.where(truth != IGNORE, IGNORE), truth):
+            across = (mask[:, 1:] != mask[:, :-1]) & hole[:, 1:] & hole[:, :-1]
+            down = (mask[1:] != mask[:-1]) & hole[1:] & hole[:-1]
+            regions = len(regions_of(mask.where(hole, IGNORE)))
+            counts.append((int(across.sum() + down.sum()), regions))
+        (border, regions), (true_border, true_regions) = counts
+        if true_border:
+            self.border.append(border / true_border)
+            self.regions.append(regions / true_regions)
+
+
+def nearest(labels: Int64[Tensor, "h w"], hole: Hole) -> Int64[Tensor, "h w"]:
+    """The hole filled with the label that is nearest around it."""
+    rows, columns = ndimage.distance_transform_edt(
+        hole.numpy(), return_distances=False, return_indices=True
+    )
+    return labels[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", choices=["earth", "camvid"])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--limit", type=int, default=None, help="use only so many images")
+    parser.add_argument("--calls", type=int, default=10)
+    args = parser.parse_args()
+    split: Split = "test" if args.data == "earth" else "val"
+    data = open_split(args.data, split)
+    generator = torch.Generator().manual_seed(0)
+    samples = [data[i] for i in range(len(data))]
+    missing = {
+        sample.name: holes(1, (sample.mask.shape[0], sample.mask.shape[1]), 1.0, generator)[0]
+        for sample in samples
+    }
+    truth = {sample.name: sample.mask for sample in samples}
+    base = FPNSegmenter.from_pretrained(args.runs / f"{args.data}-base")
+    models = {
+        kind: [MaskRefiner.from_pretrained(p) for p in seeds(args.runs, f"{args.data}-{kind}")]
+        for kind in ("holes-control", "holes")
+    }
+    shapes: dict[str, Shape] = {}
+
+    def watched(name: str, predict: Predictor) -> Predictor:
+        shape = shapes.setdefault(name, Shape())
+
+        def predict_and_count(image: Image, output: BaseOutput, sample: str) -> Probs:
+            probs = predict(image, output, sample)
+            shape.add(probs.argmax(1)[0], truth[sample], missing[sample])
+            return probs
+
+        return predict_and_count
+
+    def copied(image: Image, output: BaseOutput, name: str) -> Probs:
+        labels = nearest(output.labels[0], missing[name])
+        k = output.probs.shape[1]
+        return F.one_hot(labels, k).movedim(-1, 0)[None].float()
+
+    def filled(model: MaskRefiner, **options: Any) -> Predictor:
+        def predict(image: Image, output: BaseOutput, name: str) -> Probs:
+            probs: Probs = model(
+                image, output, missing=missing[name], names=[name], **options
+            ).probs
+            return probs
+
+        return predict
+
+    arms: list[tuple[str, str, dict[str, Any]]] = [
+        ("control, trained with holes", "holes-control", {}),
+        ("refined, 1 call", "holes", {}),
+        (f"refined, {args.calls} calls", "holes", {"num_inference_steps": args.calls}),
+    ]
+    drawn = {"num_inference_steps": args.calls, "estimate": "sample", "eta": 1.0}
+    rows = [
+        Row(name="base", predictors=(watched("base", lambda image, output, name: output.probs),)),
+        Row(name="nearest label", predictors=(watched("nearest label", copied),)),
+    ]
+    rows += [
+        Row(
+            name=name,
+            predictors=tuple(watched(name, filled(model, **options)) for model in models[kind]),
+            compared={"nearest": "nearest label"}
+            | ({"control": arms[0][0]} if name != arms[0][0] else {}),
+        )
+        for name, kind, options in arms
+    ]
+    title = f"{args.data}: holes"
+    report = evaluate(Inside(data, missing), base, rows, title=title, limit=args.limit, pictures=0)
+    print(f"\n{title}\n\n{report.markdown()}", flush=True)
+    several = {"mean": Shape(), "best": Shape()}
+    scores: dict[str, list[float]] = {"mean": [], "best": []}
+    for sample in (inside[i] for i in range(args.limit or len(inside))):
+        name, image, hole = sample.name, sample.image[None], missing[sample.name]
+        known = sample.mask != IGNORE
+        if not known.any():
+            continue
+        output = base(image)
+        masks = [
+            models["holes"][0](
+                image, output, missing=hole, names=[name], seed=seed, **drawn
+            ).labels[0]
+            for seed in range(DRAWN)
+        ]
+        right = [float((mask == sample.mask)[known].float().mean()) for mask in masks]
+        scores["mean"].append(statistics.fmean(right))
+        scores["best"].append(max(right))
+        several["mean"].add(masks[0], truth[name], hole)
+        several["best"].add(masks[right.index(max(right))], truth[name], hole)
+    shapes |= {f"drawn, {kind} of {DRAWN}": shape for kind, shape in several.items()}
+    save(
+        f"holes_{args.data}",
+        {
+            "protocol": dict(report.protocol),
+            "rows": summary(report),
+            "accuracy of drawn": {kind: statistics.fmean(v) for kind, v in scores.items()},
+            "shape": {
+                name: {
+                    "border": statistics.fmean(shape.border),
+                    "joined": statistics.fmean(shape.regions),
+                }
+                for name, shape in shapes.items()
+            },
+        },
+        args.output,
+    )
+
+
+if __name__ == "__main__":
+    main()
