@@ -18,6 +18,7 @@ from crispmask.data.sample import Sample
 from crispmask.errors import InputError
 from crispmask.evaluate.corrections import Untouched, clicks_on, known_after, mended
 from crispmask.models.evidence import commonest
+from crispmask.models.interactive import Correction
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import (
     ProcessName,
@@ -152,6 +153,18 @@ def test_windows_see_their_part(image: Tensor, base: BaseOutput, known: Mask) ->
     plain = refine_windows(model, image, base, window=16, overlap=8, sampling=sampling)
     assert (windowed.probs - plain.probs)[:, :, 8:10].abs().max() > 1e-3
     assert torch.equal(refine_windows(model, image, base, known=known).probs, whole.probs)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_correcting_answers_as_the_refiner_does(
+    image: Tensor, base: BaseOutput, known: Mask, steps: int
+) -> None:
+    model = refiner()
+    correction = Correction(model, image, base)
+    sampling = Sampling(num_inference_steps=steps)
+    for now in (None, known, torch.full_like(known, IGNORE)):
+        expected = model(image, base, known=now, num_inference_steps=steps)
+        assert torch.equal(correction(now, sampling=sampling).probs, expected.probs)
 
 
 def test_saved_and_loaded(image: Tensor, base: BaseOutput, known: Mask, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crispmask.metrics.calibration import CalibrationError
     from crispmask.metrics.confusion import ConfusionMatrix
     from crispmask.models.inputs import as_base_output
+    from crispmask.models.interactive import Correction
     from crispmask.models.prior import MaskPrior
     from crispmask.models.refiner import MaskRefiner
     from crispmask.models.refiner_config import RefinerConfig
@@ -45,6 +46,7 @@ _MODULES = {
     "metrics.calibration": ("CalibrationError",),
     "metrics.confusion": ("ConfusionMatrix",),
     "models.inputs": ("as_base_output",),
+    "models.interactive": ("Correction",),
     "models.prior": ("MaskPrior",),
     "models.refiner": ("MaskRefiner",),
     "models.refiner_config": ("RefinerConfig",),
@@ -64,6 +66,7 @@ __all__ = [
     "BoundaryIoU",
     "CalibrationError",
     "ConfusionMatrix",
+    "Correction",
     "FPNSegmenter",
     "FolderDataset",
     "InputError",

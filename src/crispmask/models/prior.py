@@ -22,7 +22,7 @@ from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.prior_config import PriorConfig
-from crispmask.models.refiner import PROCESSES
+from crispmask.models.refiner_core import PROCESSES
 from crispmask.nn.layers import standardized_once
 from crispmask.nn.unet import MaskUNet
 from crispmask.shapes import IGNORE, Logits, Mask, Time
