@@ -489,6 +489,25 @@ def test_fractions_are_nested_and_depend_on_the_seed(data: Path, backbone: Path)
     assert len({tuple(chosen(0.5, seed)) for seed in range(4)}) > 1
 
 
+def test_held_out_words_are_never_asked_and_their_pixels_unknown(
+    data: Path, other: Path, backbone: Path, tmp_path: Path
+) -> None:
+    config = text_config(
+        data, backbone, data=(str(data), str(other)), loop={"batch_size": 8}, held_out=("box",)
+    )
+    model, objective, batch = parts(config)
+    assert model.config.class_names == ("ground", "disc", "ball")
+    assert objective.table.ids.tolist() == [[0, 1], [1, -1]]
+    assert not (batch.masks == 2).any()
+    assert (batch.masks == IGNORE).float().mean() > 0.05
+    assert batch.asked.shape == (8, 2)
+    train(config, tmp_path / "run")  # the scores still ask for all words
+    with pytest.raises(InputError, match="held_out must name classes of the data, got tree"):
+        text_task(replace(config, held_out=("tree",)))
+    with pytest.raises(InputError, match="held_out leaves no word"):
+        text_task(replace(config, held_out=("ball", "box")))
+
+
 def test_low_rank_updates_are_merged(data: Path, backbone: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     config = text_config(data, backbone, lora_rank=2, loop={"learning_rate": 0.1})

@@ -101,6 +101,7 @@ def tabulate(
     prompts: Sequence[str] = ("",),
     template: str,
     synonyms: bool,
+    held_out: Sequence[str] = (),
 ) -> tuple[WordTable, TextStates]:
     """The words of all data sets, and the states of all sentences, computed once.
 
@@ -111,6 +112,7 @@ def tabulate(
         prompts: sentences without words, the first rows of the table; the empty one is row 0.
         template: sentence at inference.
         synonyms: whether words are also said by their synonyms and in `TEMPLATES`.
+        held_out: words that are left out of the table, so that nothing is learned of them.
 
     Raises:
         InputError: if a word is unknown to the encoder or too long.
@@ -125,6 +127,7 @@ def tabulate(
         ways = [
             [t.replace("{}", w) for w in (name, *more.get(name, ())) for t in templates]
             for name in said.class_names
+            if name not in held_out
         ]
         sentences.append(
             tuple(tuple(rows.setdefault(s, len(rows)) for s in found) for found in ways)
@@ -133,7 +136,8 @@ def tabulate(
     ids = torch.full((len(sentences), most), -1)
     weights = torch.zeros(len(sentences), most)
     for i, (vocabulary, frequency) in enumerate(zip(vocabularies, frequencies, strict=True)):
-        own = class_ids(vocabulary)
+        named = zip(class_ids(vocabulary), vocabulary.class_names, strict=True)
+        own = [label for label, name in named if name not in held_out]
         ids[i, : len(own)] = torch.tensor(own)
         weights[i, : len(own)] = frequency[own].clamp(min=1e-6).rsqrt().float()
     table = WordTable(ids=ids, weights=weights, sentences=tuple(sentences))

@@ -17,6 +17,7 @@ from crispmask.models.mask_images import fill_unknown
 from crispmask.models.text_config import CLOSED_CODES, pass_prompts
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
+from crispmask.shapes import IGNORE
 from crispmask.train.batches import Stored, draw, some_of, store
 from crispmask.train.collapse import stop_if_collapsed
 from crispmask.train.loop import Task
@@ -25,6 +26,7 @@ from crispmask.train.queries import (
     TextBatch,
     WordTable,
     ask,
+    class_ids,
     class_shares,
     occurring,
     tabulate,
@@ -63,6 +65,7 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
         words_of(name, train.class_names)
         for name, (train, _) in zip(config.data, splits, strict=True)
     ]
+    _check_held_out(config, vocabularies)
     model = new_text_segmenter(config, vocabularies)
     sources = [
         _read(config, name, vocabulary, train, val)
@@ -76,15 +79,16 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
         prompts=pass_prompts(model.mask_codec.num_passes(len(names)) if model.config.closed else 1),
         template=model.config.template,
         synonyms=config.synonyms,
+        held_out=config.held_out,
     )
-    held_out = [
+    validation = [
         ValidationSet(name=name, vocabulary=source.vocabulary, items=source.val)
         for name, source in zip(short_names(config.data), sources, strict=True)
     ]
     task = Task(
         objective=TextObjective(model, config, table, states),
         draw=partial(draw_text, config, sources, table),
-        evaluate=lambda candidate: text_scores(cast(TextSegmenter, candidate).eval(), held_out),
+        evaluate=lambda candidate: text_scores(cast(TextSegmenter, candidate).eval(), validation),
         watch=partial(
             stop_if_collapsed,
             steps=config.loop.steps,
@@ -114,7 +118,14 @@ def new_text_segmenter(
     backbone = load_backbone(Path(config.backbone), init=init)
     if config.from_scratch:
         backbone = with_random_unet(backbone)
-    names = tuple(dict.fromkeys(n for words in vocabularies for n in words.class_names))
+    names = tuple(
+        dict.fromkeys(
+            name
+            for words in vocabularies
+            for name in words.class_names
+            if name not in config.held_out
+        )
+    )
     changes: dict[str, Any] = {} if config.pathway else {"pathway": None}
     model = TextSegmenter.from_backbone(
         backbone,
@@ -197,12 +208,32 @@ def _read(
         len(train), generator=torch.Generator().manual_seed(config.loop.seed)
     ).tolist()
     some = sorted(order[: max(1, round(config.fraction * len(train)))])
+    stored = store(train if config.fraction == 1 else Subset(train, some))
+    named = zip(class_ids(vocabulary), vocabulary.class_names, strict=True)
+    unknown = torch.tensor([label for label, word in named if word in config.held_out])
+    if len(unknown):
+        stored = [
+            replace(item, mask=item.mask.where(~torch.isin(item.mask, unknown), IGNORE))
+            for item in stored
+        ]
     return Source(
         name=name,
         vocabulary=vocabulary,
-        train=store(train if config.fraction == 1 else Subset(train, some)),
+        train=stored,
         val=store(some_of(val, config.loop.eval_images)),
     )
+
+
+def _check_held_out(config: TextTrainConfig, vocabularies: Sequence[Vocabulary]) -> None:
+    words = {name for vocabulary in vocabularies for name in vocabulary.class_names}
+    if unknown := sorted(set(config.held_out) - words):
+        raise InputError(
+            f"held_out must name classes of the data, got {', '.join(unknown)}; there are "
+            f"{', '.join(sorted(words))}."
+        )
+    for name, vocabulary in zip(config.data, vocabularies, strict=True):
+        if not set(vocabulary.class_names) - set(config.held_out):
+            raise InputError(f"held_out leaves no word of {name} to train on; name fewer.")
 
 
 def _check(

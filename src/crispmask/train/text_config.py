@@ -29,6 +29,8 @@ class TextTrainConfig:
         template: sentence that a word is put into, {} being the word.
         synonyms: say a class by one of its synonyms and in one of several sentences, at random;
             names alone are scored.
+        held_out: words that are never asked; their pixels are unknown in training. What is found of
+            them later is found by the words alone.
         drop_prompt: share of the queries without words, whose mask is that of all words together;
             only guidance needs some.
         corrupt: share of the masks that are damaged before they are noised, the target being
@@ -58,6 +60,7 @@ class TextTrainConfig:
     absent: int = 2
     template: str = TEMPLATE
     synonyms: bool = False
+    held_out: tuple[str, ...] = ()
     drop_prompt: float = 0.0
     corrupt: float = 0.3
     pathway: bool = True
@@ -79,6 +82,11 @@ class TextTrainConfig:
             raise ValueError(
                 f"mask_code={self.mask_code!r} gives each class of one list a colour, got "
                 f"{len(self.data)} data sets; use binary."
+            )
+        if self.held_out and self.mask_code in CLOSED_CODES:
+            raise ValueError(
+                f"mask_code={self.mask_code!r} gives each class a colour and cannot hold words "
+                "out; use binary."
             )
         for name in ("present", "absent"):
             if getattr(self, name) < 1:
