@@ -344,7 +344,7 @@ def test_coco_that_cannot_be_used(tmp_path: Path, data: Any, message: str) -> No
 
 
 def test_an_image_that_a_coco_file_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one image named 'c' .* 0 of its 2 are"):
+    with pytest.raises(InputError, match=r"one image named 'c' .* 0 of its 2 are"):
         read(write(coco([[2, 3, 8, 3, 8, 9]]), tmp_path), "c")
 
 

@@ -48,9 +48,7 @@ def check_known_size(known: Mask, base: BaseOutput) -> None:
         )
 
 
-def commonest(
-    known: Mask, stride: int, *, num_classes: int
-) -> Int64[Tensor, "b h//stride w//stride"]:
+def commonest(known: Mask, stride: int, *, num_classes: int) -> Int64[Tensor, "b s_h s_w"]:
     """The commonest known label of each block; `IGNORE` where none is known, the least of equals.
 
     Args:
