@@ -12,6 +12,9 @@ from PIL import Image
 from crispmask.cli import main
 from crispmask.data.sample import read_mask, write_mask
 from crispmask.models.refiner import MaskRefiner
+from crispmask.models.refiner_config import RefinerConfig, condition_channels
+from crispmask.nn.mask_codec import MaskCodecConfig
+from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE
 
 SIZES = {"a": (16, 24), "b": (16, 24), "c": (9, 11)}
@@ -134,6 +137,19 @@ def test_two_files_for_one_image(scenes: Path, refused: Any) -> None:
     sentence = refused(scenes / "known", coco(scenes / "more.json"))
     assert "a.png" in sentence
     assert "more.json; put them into one" in sentence
+
+
+def test_a_model_of_codes(scenes: Path, refused: Any) -> None:
+    codec = MaskCodecConfig(num_classes=3, levels=(3, 3), stride=4, width=8)
+    network = MaskUNetConfig(
+        num_classes=9, cond_channels=condition_channels("probs", 3, stride=4), widths=(8, 16)
+    )
+    names = ("land", "water", "cloud")
+    config = RefinerConfig(
+        class_names=names, network=network, stride=4, residual=False, codec=codec
+    )
+    MaskRefiner(config).save_pretrained(scenes / "codes")
+    assert "use one without codec" in refused(scenes / "known", model=scenes / "codes")
 
 
 def test_known_labels_are_never_overwritten(

@@ -1,6 +1,7 @@
 """Known labels from files: every format lands on the right pixels, every mistake is explained."""
 
 import json
+import re
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_a_geometry_collection_has_one_class_and_one_radius(tmp_path: Path) -> N
 
 def test_the_radius_is_that_of_the_feature(tmp_path: Path) -> None:
     path = write(collection(feature("Point", [5.5, 6.5], radius=1)), tmp_path)
-    cross = drawn(np.s_[6, 4:7], np.s_[5:8, 5])
+    cross = drawn(np.s_[6:7, 4:7], np.s_[5:8, 5:6])
     assert torch.equal(read(path), cross)
 
 
@@ -190,6 +191,17 @@ def test_triangles_on_two_sides_of_an_edge_share_no_pixel(
         rows, columns, inside = polygon([np.array(triangle)], (16, 16))
         count[rows, columns] += inside
     assert count.max() <= 1
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    path = write(example, tmp_path)
+    known = read_known(path, size=(64, 64), class_names=(*CLASSES, "city"))
+    square = torch.zeros(64, 64, dtype=torch.bool)
+    square[40:60, 5:25] = True
+    assert torch.equal(known == 3, square)
+    assert (known[20:24, 10:61] == 1).any(0).all()
 
 
 def test_shapes_of_one_class_may_overlap(tmp_path: Path) -> None:
