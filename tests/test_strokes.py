@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crispmask.data.drawing import polygon, stroke
@@ -171,26 +171,26 @@ def test_the_polygon_of_a_rectangle_is_the_slice(x: tuple[int, int], y: tuple[in
     assert np.array_equal(found, expected)
 
 
-coordinate = st.one_of(st.integers(0, 32).map(lambda n: n / 2), st.floats(0, 16))
+coordinate = st.one_of(st.integers(0, 160).map(lambda n: n / 10), st.floats(0, 16))
 place = st.tuples(coordinate, coordinate)
 
 
-@given(place, place, place, place)
-def test_triangles_on_two_sides_of_an_edge_share_no_pixel(
-    a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]
+@given(place, place)
+@example((0.6, 5.2), (9.3, 15.1))  # through the centre of a pixel, to the last digit
+@example((1.0, 2.6), (7.0, 10.2))
+def test_polygons_on_two_sides_of_an_edge_share_no_pixel_and_leave_none(
+    a: tuple[float, float], b: tuple[float, float]
 ) -> None:
-    """The edge is given in two directions, as two annotators would."""
-
-    def side_of(p: tuple[float, float]) -> float:
-        return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
-
-    if side_of(c) * side_of(d) >= 0:
-        return
+    """Each goes along the edge in its own direction."""
     count = np.zeros((16, 16), dtype=int)
-    for triangle in ([a, b, c], [b, a, d]):
-        rows, columns, inside = polygon([np.array(triangle)], (16, 16))
+    left, right = [a, b, (0, b[1]), (0, a[1])], [b, a, (16, a[1]), (16, b[1])]
+    for outline in (left, right):
+        rows, columns, inside = polygon([np.array(outline, dtype=float)], (16, 16))
         count[rows, columns] += inside
-    assert count.max() <= 1
+    low, high = sorted((a[1], b[1]))
+    centres = np.arange(16) + 0.5
+    between = (centres >= low) & (centres < high)
+    assert np.array_equal(count, np.repeat(between[:, None], 16, axis=1))
 
 
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:
