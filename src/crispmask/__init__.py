@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crispmask.data.earth import earth
     from crispmask.data.folder import FolderDataset
     from crispmask.data.sample import Sample, read_image, read_mask, write_mask
+    from crispmask.data.strokes import read_known
     from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
     from crispmask.diffusion.mixed import MixedDiffusion
     from crispmask.diffusion.samplers import sample_mask
@@ -39,6 +40,7 @@ _MODULES = {
     "data.earth": ("earth",),
     "data.folder": ("FolderDataset",),
     "data.sample": ("Sample", "read_image", "read_mask", "write_mask"),
+    "data.strokes": ("read_known",),
     "diffusion.categorical": ("AbsorbingDiffusion", "UniformDiffusion"),
     "diffusion.mixed": ("MixedDiffusion",),
     "diffusion.samplers": ("sample_mask",),
@@ -85,6 +87,7 @@ __all__ = [
     "camvid",
     "earth",
     "read_image",
+    "read_known",
     "read_mask",
     "sample_mask",
     "write_mask",

@@ -14,8 +14,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from crispmask.cli.matching import expand
 from crispmask.cli.output import check_output, write_labels, write_picture
-from crispmask.cli.refine import expand
 from crispmask.data.catalog import palette_for
 from crispmask.data.folder import LABEL_SUFFIXES
 from crispmask.data.sample import Palette, colorize, read_mask

@@ -1,20 +1,22 @@
 """``crispmask refine``: better masks from masks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from crispmask.cli.matching import expand, match, match_known
 from crispmask.cli.output import check_output, write_labels, write_picture
 from crispmask.data.catalog import palette_for
-from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
+from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispmask.data.sample import overlay, read_image
+from crispmask.data.strokes import read_known
 from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
 from crispmask.metrics.conformal import label_sets
@@ -43,6 +45,9 @@ class RefineArguments:
         images: image files, or folders of images.
         base: label PNGs, or .npy / .npz files of labels, logits or probabilities (classes first),
             or folders of these; several are matched with the images by name without ending.
+        known: labels that are certain: label PNGs with 255 where unknown, strokes and polygons as
+            GeoJSON or COCO (see docs/evidence.md), or folders of these; matched like bases, a COCO
+            file by the file names inside. Images without any are refined plainly.
         model: bundled name such as earth-small, or a folder.
         output: folder to write to.
         sampling: options of the chain of calls.
@@ -56,6 +61,7 @@ class RefineArguments:
 
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
     base: tuple[Path, ...]
+    known: tuple[Path, ...] = ()
     model: str
     output: Path
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
@@ -75,8 +81,10 @@ def refine(args: RefineArguments) -> int:
     """Refine each image's mask and write the results."""
     check_output(args.output)
     pairs = match(expand(args.images, IMAGE_SUFFIXES), expand(args.base, BASE_SUFFIXES))
+    known_paths = match_known([image for image, _ in pairs], args.known)
     targets = {args.output / "labels" / f"{image.stem}.png" for image, _ in pairs}
-    if taken := {path.resolve() for path in targets} & {base.resolve() for _, base in pairs}:
+    read = [*(base for _, base in pairs), *known_paths.values()]
+    if taken := {path.resolve() for path in targets} & {path.resolve() for path in read}:
         raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
     refiner = MaskRefiner.from_pretrained(args.model)
     threshold = refiner.config.label_threshold
@@ -85,22 +93,30 @@ def refine(args: RefineArguments) -> int:
             f"--label-sets needs a model with a coverage, {args.model} has none; run `crispmask "
             "calibrate` with --coverage on it."
         )
+    if known_paths and refiner.codec is not None:
+        raise InputError(
+            f"--known needs a model whose state is one of labels, {args.model} diffuses the codes "
+            "of a learned codec; use one without codec."
+        )
     class_names = refiner.config.class_names
     palette = palette_for(class_names)
     console = Console(stderr=True)
     for image_path, base_path in track(
         pairs, "checking", console=console, transient=True, disable=not console.is_terminal
     ):
+        image = read_image(image_path)
         base = as_base_output(base_path, num_classes=len(class_names))
         try:
-            check_same_size(read_image(image_path)[None], base)
+            check_same_size(image[None], base)
         except InputError as error:
             raise InputError(f"{image_path} and {base_path}: {error}") from error
+        known_labels(known_paths.get(image_path), image, class_names, name=image_path.stem)
     for image_path, base_path in track(pairs, "refining", console=console):
         name = image_path.stem
         image = read_image(image_path)
         base = as_base_output(base_path, num_classes=len(class_names))
-        out = refine_one(refiner, image[None], base, args, name=name)
+        known = known_labels(known_paths.get(image_path), image, class_names, name=name)
+        out = refine_one(refiner, image[None], base, args, known=known, name=name)
         labels = out.labels[0]
         write_labels(labels, args.output / "labels" / f"{name}.png")
         write_picture(overlay(image, labels, palette), args.output / "overlays" / f"{name}.png")
@@ -116,66 +132,33 @@ def refine(args: RefineArguments) -> int:
 
 
 def refine_one(
-    refiner: MaskRefiner, image: Image, base: BaseOutput, args: RefineArguments, *, name: str
+    refiner: MaskRefiner,
+    image: Image,
+    base: BaseOutput,
+    args: RefineArguments,
+    *,
+    known: Int64[Tensor, "h w"] | None,
+    name: str,
 ) -> EnsembleOutput:
     """One image, window by window, averaged over the seeds."""
 
     def with_seed(seed: int) -> RefinerOutput:
         sampling = replace(args.sampling, seed=seed)
-        return refine_windows(refiner, image, base, sampling=sampling, name=name)
+        return refine_windows(refiner, image, base, sampling=sampling, known=known, name=name)
 
     first = args.sampling.seed
     return over_seeds(with_seed, range(first, first + args.ensemble_size))
 
 
+def known_labels(
+    path: Path | None, image: Float[Tensor, "3 h w"], class_names: Sequence[str], *, name: str
+) -> Int64[Tensor, "h w"] | None:
+    """What a file says of an image; None without a file."""
+    if path is None:
+        return None
+    return read_known(path, size=image.shape[1:], class_names=class_names, image_name=name)
+
+
 def write_share(values: Float[Tensor, "h w"], path: Path) -> None:
     """Write values in [0, 1] as a grey picture."""
     write_picture((255 * values).round().byte().cpu().numpy(), path)
-
-
-def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
-    """Files as given, folders as their files of these endings, sorted.
-
-    Raises:
-        InputError: if a path does not exist or a folder has no such file.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = files_by_stem(path, suffixes)
-            if not found:
-                raise InputError(
-                    f"{path} must hold files ending in {', '.join(suffixes)}, it has none."
-                )
-            files += found.values()
-        elif path.exists():
-            files.append(path)
-        else:
-            raise InputError(f"{path} does not exist; give a file or a folder that does.")
-    return files
-
-
-def match(images: Sequence[Path], bases: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Each image with its base: a single one with a single one, several by stem.
-
-    Raises:
-        InputError: if two files share a stem or an image has no base.
-    """
-    if len(images) == len(bases) == 1:
-        return [(images[0], bases[0])]
-    by_stem: dict[str, Path] = {}
-    for path in bases:
-        if path.stem in by_stem:
-            raise InputError(
-                f"one base per image is needed, got {by_stem[path.stem]} and {path}; remove one."
-            )
-        by_stem[path.stem] = path
-    stems = [path.stem for path in images]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"images must differ in name, got {twice[0]!r} more than once.")
-    if missing := [stem for stem in stems if stem not in by_stem]:
-        raise InputError(
-            f"each image needs a base of the same name, {len(missing)} of {len(images)} have none "
-            f"(first: {missing[0]!r}); add {missing[0]}.png, .npy or .npz."
-        )
-    return [(path, by_stem[path.stem]) for path in images]

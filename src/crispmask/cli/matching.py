@@ -1,0 +1,91 @@
+"""Files that users give, and which of them belong together."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from crispmask.data.folder import files_by_stem
+from crispmask.data.strokes import KNOWN_SUFFIXES, known_names
+from crispmask.errors import InputError
+
+
+def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    """Files as given, folders as their files of these endings, sorted.
+
+    Raises:
+        InputError: if a path does not exist or a folder has no such file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = files_by_stem(path, suffixes)
+            if not found:
+                raise InputError(
+                    f"{path} must hold files ending in {', '.join(suffixes)}, it has none."
+                )
+            files += found.values()
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"{path} does not exist; give a file or a folder that does.")
+    return files
+
+
+def match(images: Sequence[Path], bases: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Each image with its base: a single one with a single one, several by stem.
+
+    Raises:
+        InputError: if two files share a stem or an image has no base.
+    """
+    if len(images) == len(bases) == 1:
+        return [(images[0], bases[0])]
+    by_stem: dict[str, Path] = {}
+    for path in bases:
+        if path.stem in by_stem:
+            raise InputError(
+                f"one base per image is needed, got {by_stem[path.stem]} and {path}; remove one."
+            )
+        by_stem[path.stem] = path
+    stems = [path.stem for path in images]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise InputError(f"images must differ in name, got {twice[0]!r} more than once.")
+    if missing := [stem for stem in stems if stem not in by_stem]:
+        raise InputError(
+            f"each image needs a base of the same name, {len(missing)} of {len(images)} have none "
+            f"(first: {missing[0]!r}); add {missing[0]}.png, .npy or .npz."
+        )
+    return [(path, by_stem[path.stem]) for path in images]
+
+
+def match_known(images: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
+    """The file of known labels of each image that has one: a single one with a single image.
+
+    Several are matched by the names that they are for, see `known_names`.
+
+    Args:
+        images: that differ in name.
+        given: files, or folders of files, of which some may be for other images.
+
+    Raises:
+        InputError: if one cannot be read or is for no image, or an image has two.
+    """
+    by_stem = {path.stem: path for path in images}
+    found: dict[Path, Path] = {}
+    for path in given:
+        files = expand([path], KNOWN_SUFFIXES)
+        if len(images) == len(given) == len(files) == 1:
+            return {images[0]: files[0]}
+        matched = [(f, name) for f in files for name in sorted(by_stem.keys() & known_names(f))]
+        if not matched:
+            raise InputError(
+                f"known labels must have the name of their image, {path} has that of none; give "
+                "the file the image's name, or in a COCO file the image its own."
+            )
+        for file, name in matched:
+            image = by_stem[name]
+            if image in found:
+                raise InputError(
+                    f"one file of known labels per image is needed, {image} has {found[image]} and "
+                    f"{file}; put them into one."
+                )
+            found[image] = file
+    return found
