@@ -13,6 +13,7 @@ DATA-evidence-SEED and DATA-evidence-control-SEED (the recipes of these names).
 
 import argparse
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ from crispmask.evaluate.rows import Predictor
 from crispmask.models.evidence import pasted
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.report import svg
+from crispmask.report.corrections import corrections_chart
 from crispmask.report.report import Report
 from crispmask.shapes import Image, Mask, Probs
 from earth_models import RESULTS, save
 from first_light import seeds
 
 CONTROL, CHANNEL = "control, clicks pasted", "control with clicks as input"
+PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
 KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
 
 Known = Mapping[str, Mask]
@@ -106,6 +110,16 @@ def summary(report: Report) -> dict[str, Any]:
     }
 
 
+def drawn(curve: Mapping[str, Mapping[str, Any]]) -> str:
+    """mIoU of all rows but the last, which would flatten the others."""
+    names = list(next(iter(curve.values())))[:-1]
+    rows = {
+        name: [100 * statistics.fmean(found[name]["miou"]) for found in curve.values()]
+        for name in names
+    }
+    return corrections_chart([int(n) for n in curve], rows, base=names[0], ours=names[2])
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -147,6 +161,8 @@ def main() -> None:
         print(f"\n{report.title}\n\n{report.markdown()}", flush=True)
         curve[str(number)] = summary(report)
         protocol = dict(report.protocol)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    (PICTURES / f"{args.data}.svg").write_text(svg.standalone(drawn(curve)), encoding="utf-8")
     save(f"evidence_{args.data}", {"protocol": protocol, "clicks": curve}, args.output)
     print(json.dumps({"written": str(args.output)}))
 
