@@ -5,10 +5,11 @@
 
 A click tells the true labels of a disc of radius 3 in the middle of a wrong region of the control's
 answer, the largest regions first; all rows get the same clicks. The rows: the control's answer with
-the clicks pasted in; a network of the same size with the clicks as further input and no noisy mask;
-the refiner that was trained with clicks in its state, with one call and more; and what there would
-be to gain if each click mended its whole region. Expects the runs DATA-control-SEED,
-DATA-evidence-SEED and DATA-evidence-control-SEED (the recipes of these names).
+the clicks pasted in; the same with each label spread to 12 pixels, as far as the answer was the
+same; a network of the same size with the clicks as further input and no noisy mask; the refiner
+that was trained with clicks in its state, with one call and more; and what there would be if each
+click mended its whole region. Expects the runs DATA-control-SEED, DATA-evidence-SEED and
+DATA-evidence-control-SEED (the recipes of these names).
 """
 
 import argparse
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.data.source import Split, open_split
 from crispmask.evaluate import Row, evaluate
-from crispmask.evaluate.corrections import Click, Untouched, clicks_on, known_after, mended
+from crispmask.evaluate.corrections import Click, Untouched, clicks_on, known_after, mended, spread
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.evidence import pasted
 from crispmask.models.refiner import MaskRefiner
@@ -36,6 +39,10 @@ from earth_models import RESULTS, save
 from first_light import seeds
 
 CONTROL, CHANNEL = "control, clicks pasted", "control with clicks as input"
+SPREAD = "control, clicks spread by a rule"
+RULE = 12
+"""Pixels to which the rule spreads a click."""
+
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
 KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
 
@@ -71,17 +78,24 @@ def rows(
 
         return predict
 
+    def ruled(model: MaskRefiner) -> Predictor:
+        def predict(image: Image, base: BaseOutput, name: str) -> Probs:
+            labels = model(image, base, names=[name]).labels[0]
+            return one_hot(spread(labels, clicks[name], radius=RULE), base)
+
+        return predict
+
     def ceiling(image: Image, base: BaseOutput, name: str) -> Probs:
         labels = models["control"][0](image, base, names=[name]).labels[0]
-        k = base.probs.shape[1]
-        return F.one_hot(mended(labels, clicks[name]), k).movedim(-1, 0)[None].float()
+        return one_hot(mended(labels, clicks[name]), base)
 
     def several(kind: str, number: int) -> tuple[Predictor, ...]:
         return tuple(informed(model, number, seed) for seed, model in enumerate(models[kind]))
 
-    compared = {"pasted": CONTROL, "channel": CHANNEL}
+    compared = {"pasted": CONTROL, "rule": SPREAD, "channel": CHANNEL}
     return [
         Row(name=CONTROL, predictors=tuple(paste(model) for model in models["control"])),
+        Row(name=SPREAD, predictors=tuple(ruled(model) for model in models["control"])),
         Row(name=CHANNEL, predictors=several("channel", 1), compared={"pasted": CONTROL}),
         *(
             Row(
@@ -94,6 +108,11 @@ def rows(
         ),
         Row(name="if each click mended its region", predictors=(ceiling,)),
     ]
+
+
+def one_hot(labels: Int64[Tensor, "h w"], base: BaseOutput) -> Probs:
+    """Labels as probabilities."""
+    return F.one_hot(labels, base.probs.shape[1]).movedim(-1, 0)[None].float()
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -117,7 +136,7 @@ def drawn(curve: Mapping[str, Mapping[str, Any]]) -> str:
         name: [100 * statistics.fmean(found[name]["miou"]) for found in curve.values()]
         for name in names
     }
-    return corrections_chart([int(n) for n in curve], rows, base=names[0], ours=names[2])
+    return corrections_chart([int(n) for n in curve], rows, base=names[0], ours=names[3])
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from crispmask.data.marks import disc, innermost
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
-from crispmask.evaluate.corrections import Untouched, clicks_on, known_after, mended
+from crispmask.evaluate.corrections import Untouched, clicks_on, known_after, mended, spread
 from crispmask.models.evidence import commonest
 from crispmask.models.interactive import Correction
 from crispmask.models.refiner import MaskRefiner
@@ -473,6 +473,9 @@ def test_clicks_lie_in_the_largest_errors() -> None:
     assert not (told & (labels == 0)).any()
     assert told.sum() < 96
     assert (mended(labels, clicks) != truth).sum() == 1
+    ruled = spread(labels, clicks, radius=3)
+    assert (ruled != labels).sum() == 29 + 16  # a disc of 29 pixels; all of the smaller region
+    assert not (ruled != labels)[labels == 0].any()
     assert known_after([], truth.shape).unique().tolist() == [IGNORE]
 
 

@@ -23,11 +23,13 @@ class Click:
 
     Attributes:
         label: its true class.
+        place: row and column of its middle.
         pixels: that the click tells, all of the region.
         region: the whole of it.
     """
 
     label: int
+    place: tuple[int, int]
     pixels: Bool[Tensor, "h w"]
     region: Bool[Tensor, "h w"]
 
@@ -46,9 +48,9 @@ def clicks_on(truth: Int64[Tensor, "h w"], labels: Int64[Tensor, "h w"], count: 
     clicks = []
     for number in wrong.areas.argsort(descending=True, stable=True)[:count].tolist():
         region = wrong.index == number
-        y, x = innermost(region)
-        pixels = disc(region.shape, y, x, RADIUS) & region
-        clicks.append(Click(int(wrong.labels[number]), pixels, region))
+        place = innermost(region)
+        pixels = disc(region.shape, *place, RADIUS) & region
+        clicks.append(Click(int(wrong.labels[number]), place, pixels, region))
     return clicks
 
 
@@ -58,6 +60,21 @@ def known_after(clicks: Sequence[Click], size: Sequence[int]) -> Int64[Tensor, "
     for click in clicks:
         known[click.pixels] = click.label
     return known
+
+
+def spread(
+    labels: Int64[Tensor, "h w"], clicks: Sequence[Click], *, radius: int
+) -> Int64[Tensor, "h w"]:
+    """The answer with each click's label given to all that lies near and was answered alike.
+
+    What a rule without any learning makes of a click: a wider disc, as far as it lies in the
+    region of the answer in which the click lies.
+    """
+    regions, result = regions_of(labels), labels.clone()
+    for click in clicks:
+        near = disc(labels.shape, *click.place, radius)
+        result[near & (regions.index == regions.index[click.place])] = click.label
+    return result
 
 
 def mended(labels: Int64[Tensor, "h w"], clicks: Sequence[Click]) -> Int64[Tensor, "h w"]:
