@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +16,9 @@ from crispmask.errors import InputError
 from crispmask.models.inputs import as_tensor
 from crispmask.models.segmenters import BaseOutput
 from crispmask.shapes import IGNORE, Image, Mask, Probs
+
+REACH = 8.0
+"""Pixels of the state over which the nearness of a known label falls to 1/e."""
 
 
 def as_known(known: Any, *, num_classes: int) -> Mask:
@@ -62,6 +67,20 @@ def commonest(known: Mask, stride: int, *, num_classes: int) -> Int64[Tensor, "b
     votes = F.one_hot(blocks.where(blocks != IGNORE, num_classes), num_classes + 1).sum(3)
     count, label = votes[..., :num_classes].max(-1)  # b h/s w/s
     return label.where(count > 0, IGNORE)
+
+
+def reach(known: Mask, num_classes: int) -> Float[Tensor, "b k h w"]:
+    """How near the next pixel of each known class is: 1 on it, falling as ``exp(-distance / 8)``.
+
+    0 for a class of which nothing is known. It tells a network at once what it would otherwise
+    have to carry from a few pixels to all that lie around them.
+    """
+    near = torch.zeros(len(known), num_classes, *known.shape[1:])
+    for image, labels in zip(near, known.cpu(), strict=True):
+        for label in labels[labels != IGNORE].unique().tolist():
+            distance = ndimage.distance_transform_edt((labels != label).numpy())
+            image[label] = torch.from_numpy(np.exp(-distance / REACH))
+    return near.to(known.device)
 
 
 def pasted(probs: Probs, known: Mask) -> Probs:

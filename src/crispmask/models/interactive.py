@@ -1,6 +1,5 @@
 """One image that a person corrects: all but the chain is computed once."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,8 +52,10 @@ class Correction:
         certain = refiner.known(known, self.base)
         generators = image_generators(sampling.seed, [self.name])
         with refiner.inferring():
-            state = None if certain is None else refiner.known_state(certain)
-            bound = refiner.bound(replace(self.condition, known=state))
+            condition = self.condition
+            if certain is not None:
+                condition = refiner.informed(condition, refiner.known_state(certain))
+            bound = refiner.bound(condition)
             x_start = refiner.start(self.seen, bound.log_base, sampling, generators)
             result = refiner.sample(bound.denoise, x_start, sampling, generators)
         return RefinerOutput(

@@ -1,6 +1,7 @@
 """The network of a `MaskRefiner` with what goes into it and what is made of its answer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,7 +13,7 @@ from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
 from crispmask.diffusion.mixed import MixedDiffusion, Process
 from crispmask.diffusion.schedules import SCHEDULES, Schedule
 from crispmask.errors import InputError
-from crispmask.models.evidence import commonest, pasted
+from crispmask.models.evidence import commonest, pasted, reach
 from crispmask.models.probabilities import gated, log_smoothed, smooth
 from crispmask.models.refiner_config import RefinerConfig
 from crispmask.models.refiner_parts import Condition, State
@@ -108,7 +109,15 @@ class RefinerCore(nn.Module):
         if keep is not None:
             weight = keep.to(cond.dtype).view(-1, 1, 1, 1)
             cond, log_base = cond * weight, log_base * weight
-        return Condition(stem=self.network.condition(cond), log_base=log_base, known=known)
+        condition = Condition(stem=self.network.condition(cond), log_base=log_base)
+        return condition if known is None else self.informed(condition, known)
+
+    def informed(self, condition: Condition, known: State) -> Condition:
+        """The condition with labels that are certain, at the size of the state."""
+        stem = condition.stem
+        if self.config.network.evidence:
+            stem = self.network.informed(stem, reach(known, len(self.config.class_names)))
+        return replace(condition, stem=stem, known=known)
 
     def denoise(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
         """What the network adds to the base's log-probabilities (or its logits), b k h/s w/s."""

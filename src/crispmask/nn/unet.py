@@ -37,8 +37,9 @@ class MaskUNetConfig:
         dropout: share of channels dropped before the classifier while training.
         time_scale: number that stands for a clean mask in the time embedding.
         state_input: False takes the noisy mask away: the control of every comparison.
-        evidence: some labels may be known for certain; they enter beside the noisy mask, marked by
-            a learned vector. With ``state_input`` False they are all that enters.
+        evidence: some labels may be known for certain; they stand in the noisy mask, marked by a
+            learned vector, and a map of how near each class is known enters the stem. With
+            ``state_input`` False the labels stand alone.
     """
 
     num_classes: int
@@ -152,6 +153,8 @@ class MaskUNet(nn.Module):
             self.stem_state = nn.Conv2d(embed, widths[0], kernel, padding=padding, bias=False)
         if config.evidence:
             self.certain = nn.Parameter(torch.zeros(config.embed_dim))
+            near = config.num_classes * patch**2
+            self.stem_near = nn.Conv2d(near, widths[0], kernel, padding=padding, bias=False)
 
         def attend(width: int) -> nn.Module:
             return LinearAttention(width) if config.linear_attention else nn.Identity()
@@ -202,6 +205,11 @@ class MaskUNet(nn.Module):
         patches = F.pixel_unshuffle(cond, self.config.patch_size)
         stem: Tensor = self.stem(patches.contiguous(memory_format=torch.channels_last))
         return stem
+
+    def informed(self, stem: Stem, near: Float[Tensor, "b k h w"]) -> Stem:
+        """The stem with the share of what is known, given how near each class is known."""
+        added: Tensor = self.stem_near(F.pixel_unshuffle(near, self.config.patch_size))
+        return stem + added
 
     def forward(self, x_t: Mask, stem: Stem, t: Time, known: Mask | None = None) -> Logits:
         """Logits of the clean mask, given ``stem = condition(cond)``.
