@@ -144,8 +144,13 @@ def earth_control() -> RefinerTrainConfig:
 
 def earth_evidence() -> RefinerTrainConfig:
     """As `camvid_evidence`, on Earth tiles behind ``runs/earth-base``."""
+    config = earth_refiner()
     return replace(
-        earth_refiner(), process="absorbing", noise_target="truth", evidence=EvidenceConfig()
+        config,
+        loop=replace(config.loop, steps=800, eval_every=400, save_every=200),
+        process="absorbing",
+        noise_target="truth",
+        evidence=EvidenceConfig(),
     )
 
 

@@ -35,12 +35,12 @@ class EvidenceConfig:
         region_weight: weight of an extra cross-entropy over the regions that were marked.
     """
 
-    share: float = 0.75
+    share: float = 0.6
     most: int = 20
     wrong: float = 0.8
     strokes: float = 0.3
     errors: float = 0.02
-    region_weight: float = 0.5
+    region_weight: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("share", "wrong", "strokes", "errors"):
