@@ -38,8 +38,8 @@ from crispmask.shapes import Image, Mask, Probs
 from earth_models import RESULTS, save
 from first_light import seeds
 
-CONTROL, CHANNEL = "control, clicks pasted", "control with clicks as input"
-SPREAD = "control, clicks spread by a rule"
+CONTROL, CHANNEL = "clicks pasted", "clicks as input"
+SPREAD = "clicks spread by a rule"
 RULE = 12
 """Pixels to which the rule spreads a click."""
 
@@ -99,14 +99,14 @@ def rows(
         Row(name=CHANNEL, predictors=several("channel", 1), compared={"pasted": CONTROL}),
         *(
             Row(
-                name=f"evidence in the state, {n} call{'s' if n > 1 else ''}",
+                name=f"clicks in the state, {n} call{'s' if n > 1 else ''}",
                 predictors=several("evidence", n),
                 steps=n,
                 compared=compared,
             )
             for n in calls
         ),
-        Row(name="if each click mended its region", predictors=(ceiling,)),
+        Row(name="each click mends its region", predictors=(ceiling,)),
     ]
 
 

@@ -7,7 +7,7 @@ from crispmask.report import svg
 from crispmask.report.curves import row_classes
 from crispmask.report.svg import BOTTOM, LEFT, TOP
 
-WIDTH, HEIGHT, RIGHT = 540.0, 320.0, 206.0
+WIDTH, HEIGHT, RIGHT = 560.0, 320.0, 226.0
 
 
 def corrections_chart(
@@ -42,10 +42,11 @@ def corrections_chart(
         points = [(x(c), y(v)) for c, v in zip(clicks, row, strict=True)]
         out.append(svg.polyline(points, css=styles[name], note=name))
         for (px, py), count, value in zip(points, clicks, row, strict=True):
-            note = f"{name}: {value:.2f} after {count} clicks"
-            out.append(svg.dot(px, py, 3.5, css=styles[name], note=note))
+            if name in (base, ours):
+                note = f"{name}: {value:.2f} after {count} clicks"
+                out.append(svg.dot(px, py, 3.5, css=styles[name], note=note))
     ends = svg.spread_out({name: y(row[-1]) for name, row in rows.items()}, gap=15.0)
     for name, place in ends.items():
-        words = f"{svg.shorten(name, 26)} {rows[name][-1]:.1f}"
+        words = f"{svg.shorten(name, 28)} {rows[name][-1]:.1f}"
         out.append(svg.text(WIDTH - RIGHT + 8, place + 4, words, css=styles[name]))
     return svg.drawing(WIDTH, HEIGHT, out, label="mIoU against the number of clicks")
