@@ -84,14 +84,8 @@ def camvid_control() -> RefinerTrainConfig:
 
 
 def camvid_evidence() -> RefinerTrainConfig:
-    """A refiner that a person's clicks and strokes correct, behind ``runs/camvid-base``.
-
-    It learns from partial masks of the truth, where labels are masked, not replaced: what it
-    learns of these serves the clicks, too.
-    """
-    return replace(
-        camvid_refiner(), process="absorbing", noise_target="truth", evidence=EvidenceConfig()
-    )
+    """A refiner that a person's clicks and strokes correct, behind ``runs/camvid-base``."""
+    return replace(camvid_refiner(), evidence=EvidenceConfig())
 
 
 def camvid_evidence_control() -> RefinerTrainConfig:
@@ -145,13 +139,8 @@ def earth_control() -> RefinerTrainConfig:
 def earth_evidence() -> RefinerTrainConfig:
     """As `camvid_evidence`, on Earth tiles behind ``runs/earth-base``."""
     config = earth_refiner()
-    return replace(
-        config,
-        loop=replace(config.loop, steps=800, eval_every=400, save_every=200),
-        process="absorbing",
-        noise_target="truth",
-        evidence=EvidenceConfig(),
-    )
+    loop = replace(config.loop, steps=800, eval_every=400, save_every=200)
+    return replace(config, loop=loop, evidence=EvidenceConfig())
 
 
 def earth_evidence_control() -> RefinerTrainConfig:
