@@ -52,12 +52,15 @@ def main() -> None:
     known = torch.full(SIZE, IGNORE)
     known[100:107, 200:207] = 3
     correction = Correction(refiner, image, base)
-    results = {"first answer, 1 call": seconds(lambda: refiner(image, base), args.repeats)}
-    for calls in (1, 5):
-        sampling = Sampling(num_inference_steps=calls)
-        results[f"after a click, {calls} call{'s' if calls > 1 else ''}"] = seconds(
-            lambda sampling=sampling: correction(known, sampling=sampling), args.repeats
-        )
+
+    def again(calls: int) -> Callable[[], object]:
+        return lambda: correction(known, sampling=Sampling(num_inference_steps=calls))
+
+    results = {
+        "first answer, 1 call": seconds(lambda: refiner(image, base), args.repeats),
+        "after a click, 1 call": seconds(again(1), args.repeats),
+        "after a click, 5 calls": seconds(again(5), args.repeats),
+    }
     first = results["first answer, 1 call"]
     ratios = {name: value / first for name, value in results.items()}
     save("correcting", {"seconds": results, "over the first answer": ratios}, args.output)

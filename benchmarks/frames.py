@@ -47,9 +47,9 @@ def flow_back(image: Image, before: Image) -> Flow:
         cv2.cvtColor((255 * frame[0]).byte().movedim(0, -1).numpy(), cv2.COLOR_RGB2GRAY)
         for frame in (image, before)
     ]
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    offsets: np.ndarray[Any, Any] = method.calc(greys[0], greys[1], None)
-    return torch.from_numpy(offsets)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    still = np.zeros((*greys[0].shape, 2), dtype=np.float32)
+    return torch.from_numpy(np.asarray(method.calc(greys[0], greys[1], still)))
 
 
 def moved(labels: Int64[Tensor, "h w"], flow: Flow) -> Int64[Tensor, "h w"]:

@@ -172,7 +172,8 @@ def main() -> None:
         for name, kind, options in arms
     ]
     title = f"{args.data}: holes"
-    report = evaluate(Inside(data, missing), base, rows, title=title, limit=args.limit, pictures=0)
+    inside = Inside(data, missing)
+    report = evaluate(inside, base, rows, title=title, limit=args.limit, pictures=0)
     print(f"\n{title}\n\n{report.markdown()}", flush=True)
     several = {"mean": Shape(), "best": Shape()}
     scores: dict[str, list[float]] = {"mean": [], "best": []}

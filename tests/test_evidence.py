@@ -28,7 +28,7 @@ from crispmask.models.refiner_config import (
     num_states,
 )
 from crispmask.models.segmenters import BaseOutput
-from crispmask.nn.unet import MaskUNetConfig
+from crispmask.nn.unet import MaskUNet, MaskUNetConfig
 from crispmask.predict import refine_windows
 from crispmask.recipes import earth_evidence
 from crispmask.shapes import IGNORE, Mask, Time
@@ -112,16 +112,18 @@ def test_nothing_known_is_exactly_the_plain_answer(
 def test_the_state_holds_them_at_every_call(
     image: Tensor, base: BaseOutput, known: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, seen = refiner(), []
-    forward = type(model.network).forward
+    model = refiner()
+    seen: list[Tensor] = []
+    forward = MaskUNet.forward
 
     def watched(
-        self: nn.Module, x_t: Mask, stem: Tensor, t: Time, known: Mask | None = None
+        self: MaskUNet, x_t: Mask, stem: Tensor, t: Time, known: Mask | None = None
     ) -> Tensor:
+        assert known is not None
         seen.append(known)
         return forward(self, x_t, stem, t, known)
 
-    monkeypatch.setattr(type(model.network), "forward", watched)
+    monkeypatch.setattr(MaskUNet, "forward", watched)
     model(image, base, known=known, num_inference_steps=4)
     state = model.known_state(known)
     assert len(seen) == 4
@@ -243,8 +245,9 @@ def test_drawn_estimates_differ_by_seed_in_their_answer(image: Tensor, base: Bas
     options = {"num_inference_steps": 3}
 
     def apart(**more: str) -> Tensor:
-        seeds = [model(image, base, seed=seed, **options, **more).probs for seed in (0, 1)]
-        return (seeds[0] - seeds[1]).abs().mean()
+        first, second = (model(image, base, seed=seed, **options, **more).probs for seed in (0, 1))
+        mean: Tensor = (first - second).abs().mean()
+        return mean
 
     assert apart(estimate="sample") > apart()
 
@@ -439,7 +442,7 @@ def test_damage_is_structured_and_never_on_the_unknown() -> None:
     assert changed.max() > changed.min()
     for result in results:
         assert (result[masks == IGNORE] == IGNORE).all()
-        assert set(result.unique().tolist()) <= {0, 1, 2, IGNORE}
+        assert set(torch.unique(result).tolist()) <= {0, 1, 2, IGNORE}
         regions = sum(len(regions_of(mask)) for mask in result)
         assert regions < 0.1 * (result != masks).sum() + 200  # patches, not single pixels
 
@@ -451,7 +454,9 @@ def test_damage_takes_labels_that_the_base_confuses() -> None:
     found = {
         int(label)
         for seed in range(4)
-        for label in damaged(masks, probs, torch.Generator().manual_seed(seed)).unique()
+        for label in torch.unique(
+            damaged(masks, probs, torch.Generator().manual_seed(seed))
+        ).tolist()
     }
     assert 2 in found
 
@@ -476,7 +481,7 @@ def test_clicks_lie_in_the_largest_errors() -> None:
     ruled = spread(labels, clicks, radius=3)
     assert (ruled != labels).sum() == 29 + 16  # a disc of 29 pixels; all of the smaller region
     assert not (ruled != labels)[labels == 0].any()
-    assert known_after([], truth.shape).unique().tolist() == [IGNORE]
+    assert torch.unique(known_after([], truth.shape)).tolist() == [IGNORE]
 
 
 def test_what_was_touched_does_not_count() -> None:

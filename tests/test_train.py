@@ -536,7 +536,7 @@ def test_noise_targets(target: Literal["first", "truth", "base"]) -> None:
     base = objective.base_output(batch, torch.Generator().manual_seed(0))
     condition = model.condition(batch.images, base)
     x_1 = torch.zeros(condition.log_base[:, 0].shape, dtype=torch.long)
-    found = objective.clean_mask(batch, base, condition, x_1)
+    found = objective.clean_mask(batch, base, condition, x_1, torch.Generator())
     expected = {
         "first": model.state_logits(x_1, condition, torch.ones(4)).argmax(1),
         "truth": resize_labels(batch.masks, (x_1.shape[1], x_1.shape[2])),
