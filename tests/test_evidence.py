@@ -109,6 +109,19 @@ def test_nothing_known_is_exactly_the_plain_answer(
     assert torch.equal(plain.probs, told.probs)
 
 
+def test_guidance_is_from_an_answer_that_knows_them_too(
+    image: Tensor, base: BaseOutput, known: Mask
+) -> None:
+    model = refiner()
+    model.config = replace(model.config, condition_dropout=0.1)
+    padded, seen = model.pad(image, base)
+    state = model.known_state(known)
+    x_t, t = torch.zeros_like(state), torch.ones(1)
+    bound = model.bind(padded, seen, guidance_scale=0.0, known=state)
+    alone = model.condition(padded, seen, keep=torch.zeros(1), known=state)
+    torch.testing.assert_close(bound.denoise(x_t, t), model.state_logits(x_t, alone, t))
+
+
 def test_the_state_holds_them_at_every_call(
     image: Tensor, base: BaseOutput, known: Mask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

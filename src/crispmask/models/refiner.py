@@ -9,17 +9,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from crispmask.diffusion.categorical import (
-    image_generators,
-)
+from crispmask.diffusion.categorical import image_generators
 from crispmask.diffusion.samplers import Denoise, MaskSample, Order, guided, sample_mask
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
-from crispmask.models.evidence import (
-    as_known,
-    check_known_size,
-    without,
-)
+from crispmask.models.evidence import as_known, check_known_size, without
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
 from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
@@ -198,7 +192,8 @@ class MaskRefiner(RefinerCore, Pretrained):
                 "dropout and has no unconditional answer to be guided from; leave it at 1.",
                 stacklevel=3,
             )
-        none = self.condition(image, base, keep=torch.zeros(len(image), device=image.device))
+        nothing = torch.zeros(len(image), device=image.device)
+        none = self.condition(image, base, keep=nothing, known=known)
         both = Condition(
             stem=torch.cat([cond.stem, none.stem]),
             log_base=torch.cat([cond.log_base, none.log_base]),
