@@ -17,7 +17,7 @@ from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
 from crispmask.evaluate.corrections import Untouched, clicks_on, known_after, mended, spread
-from crispmask.models.evidence import commonest
+from crispmask.models.evidence import commonest, without
 from crispmask.models.interactive import Correction
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import (
@@ -237,6 +237,19 @@ def test_missing_pixels_say_nothing(image: Tensor, base: BaseOutput, steps: int)
     first = model(image, base, **options)
     assert torch.equal(first.probs, model(other, confused, **options).probs)
     assert not torch.equal(first.probs, model(image, base, num_inference_steps=steps).probs)
+
+
+def test_the_nearest_pixels_speak_for_missing_ones(image: Tensor, base: BaseOutput) -> None:
+    missing = torch.zeros(1, 17, 23, dtype=torch.bool)
+    missing[0, :, 3:6] = True
+    pixels, filled = without(image, base, missing)
+    assert (pixels[..., 3:6] == 0.5).all()
+    assert torch.equal(pixels[..., 6:], image[..., 6:])
+    assert torch.equal(filled.probs[..., 3], base.probs[..., 2])
+    assert torch.equal(filled.probs[..., 5], base.probs[..., 6])
+    assert torch.equal(filled.probs[..., 6:], base.probs[..., 6:])
+    _, nothing = without(image, base, torch.ones_like(missing))
+    assert (nothing.probs == 1 / 3).all()
 
 
 def test_start_from_another_mask(image: Tensor, base: BaseOutput) -> None:

@@ -93,7 +93,19 @@ def pasted(probs: Probs, known: Mask) -> Probs:
 def without(
     image: Image, base: BaseOutput, missing: Bool[Tensor, "b h w"]
 ) -> tuple[Image, BaseOutput]:
-    """Image and base output that say nothing where ``missing``: grey, and all classes alike."""
+    """Image and base output that say nothing of their own where ``missing``.
+
+    The image is grey there, and the base says what it says of the nearest pixel that is not
+    missing; all classes alike if every pixel is.
+    """
     hidden = missing[:, None]
-    probs = base.probs.masked_fill(hidden, 1 / base.probs.shape[1])
+    probs = base.probs.clone()
+    for filled, holes in zip(probs, missing.cpu(), strict=True):
+        if holes.all():
+            filled.fill_(1 / len(filled))
+        elif holes.any():
+            rows, columns = ndimage.distance_transform_edt(
+                holes.numpy(), return_distances=False, return_indices=True
+            )
+            filled.copy_(filled[:, torch.from_numpy(rows).long(), torch.from_numpy(columns).long()])
     return image.masked_fill(hidden, GREY), BaseOutput(probs=probs, features=base.features)
