@@ -8,8 +8,8 @@ Expects the runs of `benchmarks/train_first_light.sh`.
 """
 
 import argparse
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kornia.filters import gaussian_blur2d
 from crispmask.data.sample import Sample
 from crispmask.data.source import Split, open_split
 from crispmask.evaluate import LabelledImages, evaluate, refiner_rows
+from crispmask.evaluate.changed import Changed
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import FPNSegmenter
 from crispmask.shapes import Image
@@ -57,31 +58,16 @@ KINDS: dict[str, Callable[[Image, Image], Image]] = {
 }
 
 
-@dataclass(frozen=True)
-class Degraded:
+def degraded(dataset: LabelledImages, degrade: Callable[[Image, Image], Image]) -> Changed:
     """A data set seen through a worse camera; the noise of image i is always the same."""
 
-    dataset: LabelledImages
-    degrade: Callable[[Image, Image], Image]
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """In the order of the ids."""
-        return self.dataset.class_names
-
-    @property
-    def blocks(self) -> Sequence[Hashable] | None:
-        """Of the data set, if it has any."""
-        return getattr(self.dataset, "blocks", None)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
+    def seen(index: int, sample: Sample) -> Sample:
         generator = torch.Generator().manual_seed(index)
-        noise = torch.randn(sample.image[None].shape, generator=generator)
-        return replace(sample, image=self.degrade(sample.image[None], noise)[0])
+        image = sample.image[None]
+        noise = torch.randn(image.shape, generator=generator)
+        return replace(sample, image=degrade(image, noise)[0])
+
+    return Changed(dataset, seen)
 
 
 def main() -> None:
@@ -115,7 +101,7 @@ def main() -> None:
     for name, degrade in KINDS.items():
         title = f"{args.data}, {name}"
         report = evaluate(
-            Degraded(data, degrade), base, rows, title=title, limit=args.limit, pictures=0
+            degraded(data, degrade), base, rows, title=title, limit=args.limit, pictures=0
         )
         print(f"\n{title}\n\n{report.markdown()}", flush=True)
         results[name] = summary(report)

@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.nn import functional as F
 
 from crispmask.data.source import Split, open_split
 from crispmask.evaluate import Row, evaluate
-from crispmask.evaluate.corrections import Click, Untouched, clicks_on, known_after, mended, spread
+from crispmask.evaluate.corrections import Click, clicks_on, known_after, mended, spread, untouched
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.evidence import pasted
 from crispmask.models.refiner import MaskRefiner
@@ -112,7 +111,7 @@ def rows(
 
 def one_hot(labels: Int64[Tensor, "h w"], base: BaseOutput) -> Probs:
     """Labels as probabilities."""
-    return F.one_hot(labels, base.probs.shape[1]).movedim(-1, 0)[None].float()
+    return BaseOutput.from_labels(labels[None], num_classes=base.probs.shape[1]).probs
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def main() -> None:
         told = {name: found[:number] for name, found in clicks.items()}
         known = {name: known_after(told[name], data[i].mask.shape) for i, name in enumerate(told)}
         report = evaluate(
-            Untouched(data, known),
+            untouched(data, known),
             base,
             rows(models, told, known, calls=args.calls),
             title=f"{args.data}: {number} clicks",

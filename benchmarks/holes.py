@@ -15,7 +15,7 @@ also with `--no-state-input`.
 
 import argparse
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,20 @@ import torch
 from jaxtyping import Bool, Int64
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.data.source import Split, open_split
 from crispmask.data.transforms import GREY
 from crispmask.evaluate import LabelledImages, Row, evaluate
+from crispmask.evaluate.changed import Changed
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.shapes import IGNORE, Image, Probs
 from crispmask.train.damage import holes
 from earth_models import RESULTS, save
-from evidence import summary
+from evidence import one_hot, summary
 from first_light import seeds
 
 DRAWN = 8
@@ -46,31 +46,15 @@ DRAWN = 8
 Hole = Bool[Tensor, "h w"]
 
 
-@dataclass(frozen=True)
-class Inside:
+def inside_of(dataset: LabelledImages, missing: Mapping[str, Hole]) -> Changed:
     """A data set with grey holes, whose truth is known in the holes alone."""
 
-    dataset: LabelledImages
-    holes: Mapping[str, Hole]
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """In the order of the ids."""
-        return self.dataset.class_names
-
-    @property
-    def blocks(self) -> Sequence[Hashable] | None:
-        """Of the data set, if it has any."""
-        return getattr(self.dataset, "blocks", None)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        hole = self.holes[sample.name]
+    def with_hole(index: int, sample: Sample) -> Sample:
+        hole = missing[sample.name]
         image = sample.image.masked_fill(hole, GREY)
         return replace(sample, image=image, mask=sample.mask.where(hole, IGNORE))
+
+    return Changed(dataset, with_hole)
 
 
 @dataclass
@@ -140,8 +124,7 @@ def main() -> None:
 
     def copied(image: Image, output: BaseOutput, name: str) -> Probs:
         labels = nearest(output.labels[0], missing[name])
-        k = output.probs.shape[1]
-        return F.one_hot(labels, k).movedim(-1, 0)[None].float()
+        return one_hot(labels, output)
 
     def filled(model: MaskRefiner, **options: Any) -> Predictor:
         def predict(image: Image, output: BaseOutput, name: str) -> Probs:
@@ -172,7 +155,7 @@ def main() -> None:
         for name, kind, options in arms
     ]
     title = f"{args.data}: holes"
-    inside = Inside(data, missing)
+    inside = inside_of(data, missing)
     report = evaluate(inside, base, rows, title=title, limit=args.limit, pictures=0)
     print(f"\n{title}\n\n{report.markdown()}", flush=True)
     several = {"mean": Shape(), "best": Shape()}

@@ -16,7 +16,7 @@ from crispmask.data.marks import disc, innermost
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
-from crispmask.evaluate.corrections import Untouched, clicks_on, known_after, mended, spread
+from crispmask.evaluate.corrections import clicks_on, known_after, mended, spread, untouched
 from crispmask.models.evidence import commonest, without
 from crispmask.models.interactive import Correction
 from crispmask.models.refiner import MaskRefiner
@@ -525,6 +525,6 @@ def test_what_was_touched_does_not_count() -> None:
 
     known = torch.full((4, 4), IGNORE)
     known[0] = 1
-    data = Untouched(Data(), {"a": known})
+    data = untouched(Data(), {"a": known})
     assert data[0].mask.tolist() == [[IGNORE] * 4] + [[1] * 4] * 3
     assert (len(data), data.class_names, data.blocks) == (1, ("x", "y"), ("here",))

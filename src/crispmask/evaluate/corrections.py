@@ -1,6 +1,6 @@
 """What a few corrections change: clicks on the largest errors, scored where nobody clicked."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from crispmask.data.marks import disc, innermost
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
+from crispmask.evaluate.changed import Changed
 from crispmask.evaluate.loop import LabelledImages
 from crispmask.shapes import IGNORE
 
@@ -85,32 +86,16 @@ def mended(labels: Int64[Tensor, "h w"], clicks: Sequence[Click]) -> Int64[Tenso
     return result
 
 
-@dataclass(frozen=True)
-class Untouched:
+def untouched(dataset: LabelledImages, known: Mapping[str, Int64[Tensor, "h w"]]) -> Changed:
     """A data set whose truth is unknown where somebody clicked, so that only the rest counts.
 
-    Attributes:
+    Args:
         dataset: the images.
         known: what was told of each image, by its name.
     """
 
-    dataset: LabelledImages
-    known: Mapping[str, Int64[Tensor, "h w"]]
+    def without_told(index: int, sample: Sample) -> Sample:
+        told = known[sample.name] != IGNORE
+        return replace(sample, mask=sample.mask.masked_fill(told, IGNORE))
 
-    @property
-    def class_names(self) -> Sequence[str]:
-        """In the order of the ids."""
-        return self.dataset.class_names
-
-    @property
-    def blocks(self) -> Sequence[Hashable] | None:
-        """Of the data set, if it has any."""
-        return getattr(self.dataset, "blocks", None)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        untouched = self.known[sample.name] == IGNORE
-        return replace(sample, mask=sample.mask.where(untouched, IGNORE))
+    return Changed(dataset, without_told)

@@ -21,36 +21,37 @@ REACH = 8.0
 """Pixels of the state over which the nearness of a known label falls to 1/e."""
 
 
-def as_known(known: Any, *, num_classes: int) -> Mask:
+def as_labels(known: Any, *, num_classes: int, what: str) -> Mask:
     """Class ids where a label is known and `IGNORE` elsewhere, as a batch.
 
     Args:
         known: path of a label picture, or an array or tensor of integers, h w or b h w.
         num_classes: that there are.
+        what: they are, for messages.
 
     Raises:
         InputError: if it is none of these, or an id is neither a class nor `IGNORE`.
     """
     if isinstance(known, str | Path):
         return read_mask(known, num_classes)[None]
-    labels = as_tensor(known, "known labels")
+    labels = as_tensor(known, what)
     if labels.is_floating_point() or labels.ndim not in (2, 3):
         raise InputError(
-            "known labels must be integers of shape (h, w) or (batch, h, w), with "
-            f"{IGNORE} where unknown; got {labels.dtype} of shape {tuple(labels.shape)}."
+            f"{what} must be integers of shape (h, w) or (batch, h, w), with {IGNORE} where "
+            f"unknown; got {labels.dtype} of shape {tuple(labels.shape)}."
         )
     labels = labels.long().reshape(-1, *labels.shape[-2:])
-    check_ids(labels, num_classes, source="known")
+    check_ids(labels, num_classes, source=what)
     return labels
 
 
-def check_known_size(known: Mask, base: BaseOutput) -> None:
-    """Raise `InputError` unless known labels and base output agree in batch, height and width."""
+def check_labels_size(known: Mask, base: BaseOutput, *, what: str) -> None:
+    """Raise `InputError` unless labels and base output agree in batch, height and width."""
     b, _, h, w = base.probs.shape
     if known.shape != (b, h, w):
         raise InputError(
-            f"known labels must have the size of the images, {b} of {h}x{w}, got {known.shape[0]} "
-            f"of {known.shape[1]}x{known.shape[2]}; draw them on the image itself."
+            f"{what} must have the size of the images, {b} of {h}x{w}, got {known.shape[0]} of "
+            f"{known.shape[1]}x{known.shape[2]}; draw them on the image itself."
         )
 
 
@@ -85,9 +86,8 @@ def reach(known: Mask, num_classes: int) -> Float[Tensor, "b k h w"]:
 
 def pasted(probs: Probs, known: Mask) -> Probs:
     """Probabilities with certainty where a label is known."""
-    certain = (known != IGNORE)[:, None]
-    one_hot = F.one_hot(known.where(known != IGNORE, 0), probs.shape[1]).movedim(-1, 1)
-    return torch.where(certain, one_hot.to(probs.dtype), probs)
+    one_hot = BaseOutput.from_labels(known, num_classes=probs.shape[1]).probs
+    return torch.where((known != IGNORE)[:, None], one_hot.to(probs.dtype), probs)
 
 
 def without(

@@ -13,7 +13,7 @@ from crispmask.diffusion.categorical import image_generators
 from crispmask.diffusion.samplers import Denoise, MaskSample, Order, guided, sample_mask
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
-from crispmask.models.evidence import as_known, check_known_size, without
+from crispmask.models.evidence import as_labels, check_labels_size, without
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size
 from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
@@ -95,12 +95,14 @@ class MaskRefiner(RefinerCore, Pretrained):
             order=order,
         )
         pixels, given = self.inputs(image, base)
-        first = None if isinstance(start, str) else self._labels(start, given)
+        first = None if isinstance(start, str) else self._labels(start, given, "start")
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         certain = self.known(known, given)
         if missing is not None:
-            pixels, given = without(pixels, given, self._labels(missing, given) > 0)
+            pixels, given = without(
+                pixels, given, self._labels(missing, given, "missing pixels") > 0
+            )
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         with self.inferring():
             padded, seen = self.pad(pixels, self.visible(given))
@@ -141,7 +143,7 @@ class MaskRefiner(RefinerCore, Pretrained):
         """
         if known is None:
             return None
-        labels = self._labels(known, base)
+        labels = self._labels(known, base, "known labels")
         if (labels == IGNORE).all():
             return None
         if self.codec is not None:
@@ -161,10 +163,10 @@ class MaskRefiner(RefinerCore, Pretrained):
             )
         return labels
 
-    def _labels(self, labels: Any, base: BaseOutput) -> Mask:
+    def _labels(self, labels: Any, base: BaseOutput, what: str) -> Mask:
         """Labels that a user gives, checked, on the device of the base output."""
-        mask = as_known(labels, num_classes=len(self.config.class_names))
-        check_known_size(mask, base)
+        mask = as_labels(labels, num_classes=len(self.config.class_names), what=what)
+        check_labels_size(mask, base, what=what)
         return mask.to(base.probs.device)
 
     @contextmanager

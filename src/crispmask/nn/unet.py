@@ -223,7 +223,7 @@ class MaskUNet(nn.Module):
         """
         config = self.config
         x = stem
-        if config.state_input or config.evidence:
+        if config.state_input or (config.evidence and known is not None):
             labels = self._labels(x_t, known).movedim(-1, 1)  # b e h w
             x = x + self.stem_state(F.pixel_unshuffle(labels, config.patch_size))
         if not config.state_input:
@@ -249,10 +249,12 @@ class MaskUNet(nn.Module):
 
     def _labels(self, x_t: Mask, known: Mask | None) -> Float[Tensor, "b h w e"]:
         """Vectors of the labels of the state, and of those that are certain."""
+        labels: Tensor
         if known is None:
-            known = torch.full_like(x_t, IGNORE)
+            labels = self.embed(x_t)
+            return labels
         certain = known != IGNORE
-        labels: Tensor = self.embed(torch.where(certain, known, x_t))
+        labels = self.embed(torch.where(certain, known, x_t))
         if not self.config.state_input:
             labels = labels * certain[..., None]
         if self.config.evidence:
