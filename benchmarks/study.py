@@ -6,9 +6,10 @@
 
 Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take one recipe with one
 thing changed and the same number of steps: on Earth that of the default refiner, with a temperature
-fitted to the validation tiles, as that of the default is; on CamVid a smaller one
-(`default_refiner`). Trained arms lie in runs/study/DATA/; an interrupted run is resumed, a finished
-one is not repeated, one that another shell trains is left to it. Each table is written to
+fitted to the validation tiles, as that of the default is; on CamVid a smaller one (`smaller`) at
+half the size of the images (`half_camvid.py`), where the bases see what they see otherwise. Trained
+arms lie in runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated, one
+that another shell trains is left to it. Each table is written to
 benchmarks/results/study_DATA_TABLE/report.json, with what every row gains over the control of one
 call and over the default refiner, and intervals from a paired bootstrap over blocks of images.
 `benchmarks/study_page.py` makes docs/study.md of these.
@@ -40,6 +41,7 @@ from study_runs import (
     fold_runs,
     knows_its_images,
     other_bases,
+    prepare,
     refiner_run,
 )
 from study_tables import BASE, CONTROL, DEFAULT, Arm, chain, once, tables
@@ -73,7 +75,7 @@ def base_rows(base: OtherBase, segmenter: Segmenter) -> list[Row]:
     def flipped(image: Image, output: BaseOutput, name: str) -> Probs:
         return flip_average(segmenter, image).probs
 
-    control = f"{base.name} + control"
+    control = f"{base.name} + control" + ("" if base.learned else ", unseen")
     return [
         Row(name=base.name, predictors=(alone,), uses_base=False, compared={"control": control}),
         Row(
@@ -126,9 +128,10 @@ def train_arms(
         Arm(name=CONTROL, changes={"state_input": False}),
         *(arm for table in chosen.values() for arm in table),
     ]
-    bases = {arm.behind.run.folder: arm.behind.run for arm in arms if arm.behind}
+    behind = {arm.behind.run.folder: arm.behind for arm in arms if arm.behind}
+    bases = [base.run for base in behind.values() if base.learned]
     codecs = [codec_run(data, runs)] if any("codec" in arm.changes for arm in arms) else []
-    needed = [*bases.values(), *codecs]
+    needed = [*bases, *codecs]
 
     def ours(wanted: Iterable[Run]) -> list[Run]:
         """Without the runs of `train_first_light.sh`."""
@@ -146,7 +149,7 @@ def train_arms(
     announce([*ours(needed), *trained({})])
     finish(ours(needed))
     folds: dict[str, tuple[str, ...]] = {}
-    for base in bases.values():
+    for base in bases:
         if knows_its_images(base, study):
             parts = fold_runs(base, study)
             announce(parts)
@@ -166,7 +169,7 @@ def measure(
     limit: int | None = None,
 ) -> Report:
     """All rows of a table."""
-    data = open_split(name, "test" if name == "earth" else "val")
+    data = open_split(default.data, "test" if name == "earth" else "val")
     segmenter = load_base(default.base, class_names=data.class_names)
 
     def trained(changes: dict[str, Any]) -> list[Path]:
@@ -205,6 +208,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
+    prepare(args.data, args.runs)
     default = default_refiner(args.data, args.runs)
     every = tables(default, other_bases(args.data, args.runs), codec_run(args.data, args.runs))
     if unknown := set(args.tables) - {"all", *every}:

@@ -16,7 +16,7 @@ from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.recipes import (
     RECIPES,
-    camvid_base_dice,
+    camvid_base_start,
     camvid_codec,
     camvid_segformer,
     earth_base,
@@ -27,6 +27,7 @@ from crispmask.train import RefinerTrainConfig, SegmenterTrainConfig, TrainConfi
 from crispmask.train.batches import LazyImages
 from crispmask.train.run import LARGEST_GAP
 from crispmask.train.validation import segmenter_scores
+from half_camvid import half_base, half_camvid
 
 FOLDS = 5
 """Bases that stand in for one that knows its training images too well."""
@@ -62,20 +63,42 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherBase:
-    """A base that is not the default one, by the name of its rows."""
+    """A base that is not the default one.
+
+    Attributes:
+        name: of its rows.
+        run: where it lies.
+        learned: whether refiners are also trained behind it, not only put there.
+    """
 
     name: str
     run: Run
+    learned: bool = True
 
 
 def smaller(config: RefinerTrainConfig) -> RefinerTrainConfig:
-    """A smaller network and a seventh of the steps, on smaller crops.
+    """For images of half the size: a smaller network, a tenth of the steps, half the crop.
 
     Eighty trainings of CamVid's default recipe would take two cores twenty hours.
     """
-    loop = replace(config.loop, steps=400, eval_every=400, eval_images=20, save_every=200)
-    augment = replace(config.augment, crop=(192, 256))
-    return replace(config, loop=loop, augment=augment, widths=(32, 64, 96))
+    loop = replace(config.loop, steps=300, ema_decay=0.99, eval_every=300, eval_images=20)
+    augment = replace(config.augment, crop=(128, 160))
+    return replace(config, loop=loop, augment=augment, widths=(32, 48, 64), patch_size=2)
+
+
+def prepare(data: str, runs: Path) -> None:
+    """CamVid at half its size and its bases, if they are not there yet."""
+    if data == "camvid":
+        study = runs / "study" / data
+        study.mkdir(parents=True, exist_ok=True)
+        half_camvid(study / "data")
+        half_base(runs / "camvid-base-start", study / "base")
+        half_base(runs / "camvid-base-dice", study / "stronger-fpn")
+
+
+def source(data: str, runs: Path) -> str:
+    """The data set that is trained on and measured."""
+    return f"camvid:{runs / 'study' / 'camvid' / 'data'}" if data == "camvid" else data
 
 
 def default_refiner(data: str, runs: Path) -> RefinerTrainConfig:
@@ -83,7 +106,8 @@ def default_refiner(data: str, runs: Path) -> RefinerTrainConfig:
     config = RECIPES[f"{data}-refiner"]()
     assert isinstance(config, RefinerTrainConfig)
     if data == "camvid":
-        config = smaller(config)
+        base = str(runs / "study" / data / "base")
+        return replace(smaller(config), data=source(data, runs), base=base)
     base, *folds = (str(runs / Path(name).name) for name in (config.base, *config.fold_bases))
     return replace(config, base=base, fold_bases=tuple(folds))
 
@@ -91,29 +115,31 @@ def default_refiner(data: str, runs: Path) -> RefinerTrainConfig:
 def other_bases(data: str, runs: Path) -> list[OtherBase]:
     """Bases that the default refiner never saw: weaker or stronger, and a transformer."""
     study = runs / "study" / data
+    others = []
     if data == "camvid":
-        fpn = OtherBase(
-            name="stronger FPN",
-            run=Run(folder=runs / "camvid-base-dice", config=camvid_base_dice()),
-        )
-        transformer = camvid_segformer()
+        start, transformer = camvid_base_start(), camvid_segformer()
+        where = source(data, runs)
+        strong = Run(folder=study / "stronger-fpn", config=replace(start, data=where, scale=1.0))
+        others.append(OtherBase(name="stronger FPN", run=strong, learned=False))
+        loop = replace(start.loop, steps=100, eval_every=100, save_every=100)
+        augment = replace(start.augment, crop=(160, 224))
+        weak = replace(start, data=where, scale=1.0, loop=loop, augment=augment)
+        augment = replace(transformer.augment, crop=(128, 160))
+        transformer = replace(transformer, data=where, augment=augment)
     else:
-        short = earth_base()
-        loop = replace(short.loop, steps=60, eval_every=60, save_every=60)
-        fpn = OtherBase(
-            name="weak FPN",
-            run=Run(folder=study / "weak-fpn", config=replace(short, loop=loop)),
-        )
-        transformer = earth_segformer()
-    return [
-        fpn,
-        OtherBase(name="SegFormer", run=Run(folder=study / "segformer", config=transformer)),
-    ]
+        start, transformer = earth_base(), earth_segformer()
+        loop = replace(start.loop, steps=60, eval_every=60, save_every=60)
+        weak = replace(start, loop=loop)
+    learned = {"weak FPN": ("weak-fpn", weak), "SegFormer": ("segformer", transformer)}
+    for name, (folder, config) in learned.items():
+        others.append(OtherBase(name=name, run=Run(folder=study / folder, config=config)))
+    return others
 
 
 def codec_run(data: str, runs: Path) -> Run:
     """The learned codec of one table."""
     config = camvid_codec() if data == "camvid" else earth_codec()
+    config = replace(config, data=source(data, runs))
     return Run(folder=runs / "study" / data / "codec", config=config)
 
 

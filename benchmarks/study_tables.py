@@ -119,9 +119,14 @@ def behind(base: OtherBase) -> list[Arm]:
             name=name, changes=changes, sampling=chain(calls), behind=base, compared=compared
         )
 
-    return [
+    unseen = [
         arm(f"{control}, unseen", {"state_input": False}, f"{control}, unseen"),
         arm(f"{base.name} + refiner, unseen", {}, f"{control}, unseen"),
+    ]
+    if not base.learned:
+        return unseen
+    return [
+        *unseen,
         arm(control, {"base": folder, "state_input": False}, control),
         *(arm(f"{base.name} + refiner, {calls(n)}", {"base": folder}, control, n) for n in (1, 3)),
     ]
