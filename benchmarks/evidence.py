@@ -1,21 +1,25 @@
-"""What do clicks change beyond their own pixels? mIoU against clicks, on what nobody touched.
+"""What do clicks change beyond their own pixels? mIoU against clicks.
 
     python benchmarks/evidence.py earth --runs runs
+    python benchmarks/evidence.py earth --own
     CRISPMASK_DATA=FOLDER python benchmarks/evidence.py camvid --limit 34
 
-A click tells the true labels of a disc of radius 3 in the middle of a wrong region of the control's
-answer, the largest regions first; all rows get the same clicks. The rows: the control's answer with
-the clicks pasted in; the same with each label spread to 12 pixels, as far as the answer was the
-same; a network of the same size with the clicks as further input and no noisy mask; the refiner
-that was trained with clicks in its state, with one call and more; and what there would be if each
-click mended its whole region. Expects the runs DATA-control-SEED, DATA-evidence-SEED and
-DATA-evidence-control-SEED (the recipes of these names).
+A click tells the true labels of a disc of radius 3 in the middle of a wrong region, the largest
+first. All rows get the same clicks, on what the control has wrong, and are scored where nobody
+clicked. With --own each row is corrected as a person would correct it: every click falls on the
+largest region that this row's answer still has wrong, and all pixels are scored.
+
+The rows: the control's answer with the clicks pasted in; the same with each label spread to 12
+pixels, as far as the answer was the same; a network of the same size with the clicks as further
+input and no noisy mask; the refiner that was trained with clicks in its state, with one call and
+more; and what there would be if each click mended its whole region. Expects the runs
+DATA-control-SEED, DATA-evidence-SEED and DATA-evidence-control-SEED (the recipes of these names).
 """
 
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from crispmask.data.sample import Sample
 from crispmask.data.source import Split, open_split
 from crispmask.evaluate import Row, evaluate
 from crispmask.evaluate.corrections import Click, clicks_on, known_after, mended, spread, untouched
+from crispmask.evaluate.loop import LabelledImages, evenly_spread
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.evidence import pasted
 from crispmask.models.refiner import MaskRefiner
@@ -33,79 +39,131 @@ from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.report import svg
 from crispmask.report.corrections import corrections_chart
 from crispmask.report.report import Report
-from crispmask.shapes import Image, Mask, Probs
+from crispmask.shapes import IGNORE, Image, Probs
 from earth_models import RESULTS, save
 from first_light import seeds
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
-SPREAD = "clicks spread by a rule"
+SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
 RULE = 12
 """Pixels to which the rule spreads a click."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
 KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
 
-Known = Mapping[str, Mask]
+Answer = Callable[[Image, BaseOutput, str, list[Click]], Probs]
+"""Probabilities for an image, its base output, its name and the clicks on it."""
 
 
-def rows(
-    models: Mapping[str, Sequence[MaskRefiner]],
-    clicks: Mapping[str, list[Click]],
-    known: Known,
-    *,
-    calls: Sequence[int],
-) -> list[Row]:
-    """All rows for one number of clicks."""
+def answers(
+    models: Mapping[str, Sequence[MaskRefiner]], calls: Sequence[int]
+) -> dict[str, list[Answer]]:
+    """How each row answers clicks, a way per seed."""
 
-    def paste(model: MaskRefiner) -> Predictor:
-        def predict(image: Image, base: BaseOutput, name: str) -> Probs:
-            return pasted(model(image, base, names=[name]).probs, known[name][None])
+    def paste(model: MaskRefiner) -> Answer:
+        def answer(image: Image, base: BaseOutput, name: str, clicks: list[Click]) -> Probs:
+            known = known_after(clicks, image.shape[-2:])[None]
+            return pasted(model(image, base, names=[name]).probs, known)
 
-        return predict
+        return answer
 
-    def informed(model: MaskRefiner, number: int, seed: int) -> Predictor:
-        def predict(image: Image, base: BaseOutput, name: str) -> Probs:
+    def rule(model: MaskRefiner) -> Answer:
+        def answer(image: Image, base: BaseOutput, name: str, clicks: list[Click]) -> Probs:
+            labels = model(image, base, names=[name]).labels[0]
+            return one_hot(spread(labels, clicks, radius=RULE), base)
+
+        return answer
+
+    def informed(model: MaskRefiner, number: int, seed: int) -> Answer:
+        def answer(image: Image, base: BaseOutput, name: str, clicks: list[Click]) -> Probs:
             probs: Probs = model(
                 image,
                 base,
-                known=known[name],
+                known=known_after(clicks, image.shape[-2:]),
                 num_inference_steps=number,
                 seed=seed,
                 names=[name],
             ).probs
             return probs
 
-        return predict
+        return answer
 
-    def ruled(model: MaskRefiner) -> Predictor:
-        def predict(image: Image, base: BaseOutput, name: str) -> Probs:
-            labels = model(image, base, names=[name]).labels[0]
-            return one_hot(spread(labels, clicks[name], radius=RULE), base)
-
-        return predict
-
-    def ceiling(image: Image, base: BaseOutput, name: str) -> Probs:
+    def ceiling(image: Image, base: BaseOutput, name: str, clicks: list[Click]) -> Probs:
         labels = models["control"][0](image, base, names=[name]).labels[0]
-        return one_hot(mended(labels, clicks[name]), base)
+        return one_hot(mended(labels, clicks), base)
 
-    def several(kind: str, number: int) -> tuple[Predictor, ...]:
-        return tuple(informed(model, number, seed) for seed, model in enumerate(models[kind]))
+    def several(kind: str, number: int) -> list[Answer]:
+        return [informed(model, number, seed) for seed, model in enumerate(models[kind])]
 
-    compared = {"pasted": CONTROL, "rule": SPREAD, "channel": CHANNEL}
+    return {
+        CONTROL: [paste(model) for model in models["control"]],
+        SPREAD: [rule(model) for model in models["control"]],
+        CHANNEL: several("channel", 1),
+        **{state_name(number): several("evidence", number) for number in calls},
+        CEILING: [ceiling],
+    }
+
+
+def state_name(number: int) -> str:
+    return f"clicks in the state, {number} call{'s' if number > 1 else ''}"
+
+
+Clicked = Mapping[str, list[Click]]
+"""The clicks on each image, by its name."""
+
+
+def same_clicks(
+    samples: Iterable[Sample], base: FPNSegmenter, control: MaskRefiner, most: int
+) -> dict[str, list[Click]]:
+    """Clicks on what the control has wrong."""
+    clicks = {}
+    for sample in samples:
+        image = sample.image[None]
+        labels = control(image, base(image), names=[sample.name]).labels[0]
+        clicks[sample.name] = clicks_on(sample.mask, labels, most)
+    return clicks
+
+
+def click_on_own_errors(
+    samples: Iterable[Sample],
+    base: FPNSegmenter,
+    answer: Answer,
+    clicks: dict[str, list[Click]],
+    count: int,
+) -> None:
+    """Add clicks until each image has so many, each on the largest error of the answer by then."""
+    for sample in samples:
+        image = sample.image[None]
+        seen, found = base(image), clicks.setdefault(sample.name, [])
+        while len(found) < count:
+            labels = answer(image, seen, sample.name, found).argmax(1)[0]
+            told = known_after(found, sample.mask.shape) != IGNORE
+            more = clicks_on(sample.mask.masked_fill(told, IGNORE), labels, 1)
+            if not more:
+                break  # nothing is wrong any more
+            found += more
+
+
+def rows(
+    ways: Mapping[str, Sequence[Answer]], clicks: Mapping[str, Sequence[Clicked]]
+) -> list[Row]:
+    """All rows for one number of clicks; the clicks of each row, per seed."""
+
+    def predictor(answer: Answer, clicked: Clicked) -> Predictor:
+        return lambda image, base, name: answer(image, base, name, clicked[name])
+
+    def compared(name: str) -> dict[str, str]:
+        if name.startswith("clicks in the state"):
+            return {"pasted": CONTROL, "rule": SPREAD, "channel": CHANNEL}
+        return {"pasted": CONTROL} if name == CHANNEL else {}
+
     return [
-        Row(name=CONTROL, predictors=tuple(paste(model) for model in models["control"])),
-        Row(name=SPREAD, predictors=tuple(ruled(model) for model in models["control"])),
-        Row(name=CHANNEL, predictors=several("channel", 1), compared={"pasted": CONTROL}),
-        *(
-            Row(
-                name=f"clicks in the state, {n} call{'s' if n > 1 else ''}",
-                predictors=several("evidence", n),
-                steps=n,
-                compared=compared,
-            )
-            for n in calls
-        ),
-        Row(name="each click mends its region", predictors=(ceiling,)),
+        Row(
+            name=name,
+            predictors=tuple(map(predictor, found, clicks[name])),
+            compared=compared(name),
+        )
+        for name, found in ways.items()
     ]
 
 
@@ -147,6 +205,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
+    parser.add_argument("--own", action="store_true", help="click on each row's own errors")
     parser.add_argument("--clicks", type=int, nargs="+", default=[0, 1, 3, 5, 10, 20])
     parser.add_argument("--calls", type=int, nargs="+", default=[1, 5])
     args = parser.parse_args()
@@ -158,30 +217,39 @@ def main() -> None:
         kind: [MaskRefiner.from_pretrained(p) for p in seeds(args.runs, f"{args.data}-{name}")]
         for kind, name in kinds.items()
     }
-    clicks = {}
-    for sample in (data[i] for i in range(len(data))):
-        image = sample.image[None]
-        labels = models["control"][0](image, base(image), names=[sample.name]).labels[0]
-        clicks[sample.name] = clicks_on(sample.mask, labels, max(args.clicks))
+    samples = [data[i] for i in evenly_spread(len(data), args.limit)]
+    ways = answers(models, args.calls)
     curve: dict[str, Any] = {}
     protocol: dict[str, str] = {}
+    same = {} if args.own else same_clicks(samples, base, models["control"][0], max(args.clicks))
+    own: dict[str, list[dict[str, list[Click]]]] = {
+        name: [{} for _ in found] for name, found in ways.items()
+    }
     for number in args.clicks:
-        told = {name: found[:number] for name, found in clicks.items()}
-        known = {name: known_after(told[name], data[i].mask.shape) for i, name in enumerate(told)}
+        scored: LabelledImages
+        clicked: Mapping[str, Sequence[Clicked]]
+        if args.own:
+            for name, found in ways.items():
+                for answer, clicks in zip(found, own[name], strict=True):
+                    click_on_own_errors(samples, base, answer, clicks, number)
+            scored, clicked = data, own
+        else:
+            told = {name: found[:number] for name, found in same.items()}
+            known = {s.name: known_after(told[s.name], s.mask.shape) for s in samples}
+            scored = untouched(data, known)
+            clicked = {name: [told] * len(found) for name, found in ways.items()}
+        title = f"{args.data}: {number} clicks" + (" on own errors" if args.own else "")
         report = evaluate(
-            untouched(data, known),
-            base,
-            rows(models, told, known, calls=args.calls),
-            title=f"{args.data}: {number} clicks",
-            limit=args.limit,
-            pictures=0,
+            scored, base, rows(ways, clicked), title=title, limit=args.limit, pictures=0
         )
         print(f"\n{report.title}\n\n{report.markdown()}", flush=True)
         curve[str(number)] = summary(report)
         protocol = dict(report.protocol)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    (PICTURES / f"{args.data}.svg").write_text(svg.standalone(drawn(curve)), encoding="utf-8")
-    save(f"evidence_{args.data}", {"protocol": protocol, "clicks": curve}, args.output)
+    kind = f"{args.data}_own" if args.own else args.data
+    if args.output == RESULTS:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        (PICTURES / f"{kind}.svg").write_text(svg.standalone(drawn(curve)), encoding="utf-8")
+    save(f"evidence_{kind}", {"protocol": protocol, "clicks": curve}, args.output)
     print(json.dumps({"written": str(args.output)}))
 
 

@@ -79,10 +79,10 @@ def evaluate(
                 f'row "{row.name}" is compared with {", ".join(sorted(lacking))}, which is no row; '
                 "add it."
             )
-    count = len(dataset) if limit is None else min(limit, len(dataset))
+    indices = evenly_spread(len(dataset), limit)
+    count = len(indices)
     if count < 1:
         raise InputError(f"evaluation needs at least one image, got {count} of {len(dataset)}.")
-    indices = [i * len(dataset) // count for i in range(count)]
     base = rows[0]
     ours = next((row for row in rows if row.steps is not None), rows[-1])
     with _progress(shown=progress) as bar:
@@ -128,6 +128,12 @@ def evaluate(
         },
         state_use=_probe(dataset, segmenter, rows, indices),
     )
+
+
+def evenly_spread(size: int, limit: int | None) -> list[int]:
+    """At most ``limit`` indices, spread evenly over a data set of this size."""
+    count = size if limit is None else min(limit, size)
+    return [i * size // count for i in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
