@@ -28,7 +28,7 @@ from crispmask.evaluate.open_vocabulary import (
 )
 from crispmask.evaluate.words import vocabulary_of
 from crispmask.models.text_segmenter import TextSegmenter
-from crispmask.recipes import earth_text
+from crispmask.text_recipes import earth_text
 from crispmask.train import TextTrainConfig, train
 from earth_models import RESULTS, save
 
