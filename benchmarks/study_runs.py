@@ -53,7 +53,7 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        return (self.folder / "model.safetensors").exists()
+        return (self.folder / "README.md").exists()  # the card is written last
 
     @property
     def finished(self) -> bool:

@@ -121,6 +121,9 @@ def test_a_run_leaves_a_model_and_its_record(data: Path, backbone: Path, tmp_pat
     signs = {"val_foreground", "val_foreground_ratio", "val_empty", "val_latent_std_ratio"}
     for row in log(output):
         assert {"val_miou", "val_presence_ap", *signs} <= row.keys()
+        weighted = {"latent": 1, "bce": 1, "dice": 1, "align": 0.5, "presence": 0.1}
+        total = sum(weight * row[f"loss_{name}"] for name, weight in weighted.items())
+        assert row["loss"] == pytest.approx(total, rel=1e-5)
     card = (output / "README.md").read_text()
     assert f"# TextSegmenter for {data}" in card
     assert "ground, disc, box" in card

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.progress import Task as RichTask
 from rich.text import Text
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crispmask.errors import InputError
@@ -55,6 +55,7 @@ class Task:
             same.
         complete: what is added to a batch once it is on the device, by default nothing.
         save: writes the model into the folder of the run, by default as it saves itself.
+        parts: what the last loss is made of, for the log, as the main process sees it.
         watch: sees each record once it is in the log; an error that it raises ends the run.
         rate_factors: learning rate over that of the config, by how a parameter's name begins.
     """
@@ -66,6 +67,7 @@ class Task:
     save: Callable[[Any, Path], None] = field(
         default=lambda model, folder: model.save_pretrained(folder)
     )
+    parts: Callable[[], Mapping[str, Tensor]] = dict
     watch: Callable[[Mapping[str, float]], None] = field(default=lambda record: None)
     rate_factors: Mapping[str, float] = field(default_factory=dict)
 
@@ -145,6 +147,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
                     f"learning rate below {config.learning_rate}."
                 )
             record = {"step": step, "loss": value}
+            record |= {name: part.item() for name, part in task.parts().items()}
             if done % config.eval_every == 0 or done == config.steps:
                 scores = task.evaluate(average.module)
                 record |= scores

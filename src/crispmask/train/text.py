@@ -85,8 +85,10 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
         ValidationSet(name=name, vocabulary=source.vocabulary, items=source.val)
         for name, source in zip(short_names(config.data), sources, strict=True)
     ]
+    objective = TextObjective(model, config, table, states)
     task = Task(
-        objective=TextObjective(model, config, table, states),
+        objective=objective,
+        parts=lambda: objective.parts,
         draw=partial(draw_text, config, sources, table),
         evaluate=lambda candidate: text_scores(cast(TextSegmenter, candidate).eval(), validation),
         watch=partial(

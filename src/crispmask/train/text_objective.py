@@ -37,6 +37,7 @@ class TextObjective(nn.Module):
         self.model = model
         self.settings = config
         self.table = table
+        self.parts: dict[str, Tensor] = {}
         for name, value in (
             ("tokens", states.tokens),
             ("token_mask", states.mask),
@@ -45,17 +46,14 @@ class TextObjective(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, batch: TextBatch, progress: float, generator: torch.Generator) -> Tensor:
-        """Weighted sum of the losses; ``progress`` does not matter here."""
+        """Weighted sum of the losses, kept in ``parts``; ``progress`` does not matter here."""
         settings, z_image = self.settings, self.model.look(batch.images)
         align, presence, hard = self.words_loss(batch, z_image, generator)
-        loss = settings.align_weight * align + settings.presence_weight * presence
         latent, bce, dice = self.masks_loss(batch, z_image, batch.asked | hard, generator)
-        return (
-            loss
-            + settings.latent_weight * latent
-            + settings.bce_weight * bce
-            + settings.dice_weight * dice
-        )
+        found = {"latent": latent, "bce": bce, "dice": dice, "align": align, "presence": presence}
+        self.parts = {f"loss_{name}": part.detach() for name, part in found.items()}
+        weights = {name: getattr(settings, f"{name}_weight") for name in found}
+        return torch.stack([weights[name] * part for name, part in found.items()]).sum()
 
     def words_loss(
         self, batch: TextBatch, z_image: VaeLatents, generator: torch.Generator
