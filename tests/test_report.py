@@ -26,6 +26,7 @@ from crispmask.report import (
 )
 from crispmask.report.curves import risk_coverage_chart, row_classes
 from crispmask.report.page import page
+from crispmask.report.plots import state_chart
 from crispmask.shapes import IGNORE
 
 NAN = float("nan")
@@ -186,10 +187,24 @@ def test_page_has_all_parts_and_needs_nothing_else(tmp_path: Path) -> None:
         *REPORT.protocol.values(),
     ):
         assert words in text, words
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 6
     assert len(parser.links) == 12  # six pictures of two images
     assert all(link.startswith("data:image/png;base64,") for link in parser.links)
     assert not re.search(r"https?:|url\(|@import|<link|src=\"(?!data:)", html)
+
+
+def test_states_that_make_little_difference_look_alike() -> None:
+    def lines(use: StateUse) -> dict[str, list[float]]:
+        found = re.findall(r'points="([^"]+)"[^>]*><title>([^<]+)', state_chart(use))
+        return {name: [float(p.split(",")[1]) for p in points.split()] for points, name in found}
+
+    flat = lines(STATE_USE)
+    assert list(flat) == ["the truth", "the base&#x27;s mask", "random labels"]
+    assert all(len(line) == 3 for line in flat.values())
+    assert flat["the truth"][0] == flat["random labels"][0]
+    assert 0 < flat["random labels"][2] - flat["the truth"][2] < 15  # half a point, upwards is less
+    steep = lines(replace(STATE_USE, truth=(0.62, 0.8, 0.99)))
+    assert steep["random labels"][2] - steep["the truth"][2] > 100
 
 
 def test_a_failing_page_leaves_what_was_there(tmp_path: Path) -> None:

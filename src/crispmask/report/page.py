@@ -10,7 +10,7 @@ import jinja2
 from crispmask.report import svg
 from crispmask.report.curves import reliability_chart, risk_coverage_chart
 from crispmask.report.pictures import BROKEN, FIXED, HEAT, STILL_WRONG, UNKNOWN_COLOUR, panels
-from crispmask.report.plots import Point, gains_chart, steps_chart
+from crispmask.report.plots import Point, gains_chart, state_chart, steps_chart
 from crispmask.report.report import Report
 from crispmask.report.results import COLUMNS, CONFIDENCE_COLUMNS, Column, Example, RowResult
 
@@ -67,6 +67,7 @@ def page(report: Report) -> str:
             ),
         },
         state_rows=state_rows(report),
+        state_figure=state_figure(report),
         figures=figures(report),
         bars=bars,
         absent=[name for name in report.class_names if name not in shown],
@@ -145,6 +146,14 @@ def state_rows(report: Report) -> list[tuple[str, tuple[float, ...]]]:
     if use is None:
         return []
     return [("the truth", use.truth), ("the base's mask", use.base), ("random labels", use.noise)]
+
+
+def state_figure(report: Report) -> str:
+    """The same as a plot; none if there is nothing to plot."""
+    use = report.state_use
+    if use is None or any(math.isnan(v) for v in (*use.truth, *use.base, *use.noise)):
+        return ""
+    return state_chart(use)
 
 
 def class_bars(report: Report) -> list[ClassBar]:

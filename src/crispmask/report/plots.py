@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crispmask.report import svg
-from crispmask.report.results import Gain
+from crispmask.report.results import Gain, StateUse
 from crispmask.report.svg import BOTTOM, LEFT, TOP
+
+FLAT = 12.0
+"""Points of mIoU that the axis of a state chart spans at least, so that nothing looks like much."""
 
 LETTER = 6.0
 """Mean width of a letter."""
@@ -98,3 +101,45 @@ def gains_chart(gains: Mapping[str, Gain], *, label: str = "points of mIoU") -> 
         out.append(svg.dot(x(mean), height_here, 5.5, css=css, note=note))
         out.append(svg.text(width - 50, height_here + 4, f"{mean:+.2f}", css=f"{css} value"))
     return svg.drawing(width, height, out, label="difference in mIoU")
+
+
+def state_chart(use: StateUse) -> str:
+    """mIoU of one call at each time, a line for each state that was handed over.
+
+    Lines that lie on each other: the state is not read. The base's own mIoU is a level line.
+    """
+    width, height, right = 540.0, 260.0, 176.0
+    lines = {"the truth": use.truth, "the base's mask": use.base, "random labels": use.noise}
+    styles = dict(zip(lines, ("ours", "row-2", "row-0"), strict=True))
+    values = [100 * value for line in (*lines.values(), (use.base_alone,)) for value in line]
+    middle, half = (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
+    half = max(1.15 * half, FLAT / 2)
+
+    def x(place: int) -> float:
+        steps = max(len(use.times) - 1, 1)
+        return LEFT + 24 + place / steps * (width - LEFT - right - 48)
+
+    def y(value: float) -> float:
+        return TOP + (middle + half - 100 * value) / (2 * half) * (height - TOP - BOTTOM)
+
+    out = svg.y_axis(
+        lambda value: y(value / 100), svg.ticks(middle - half, middle + half), LEFT, width - right
+    )
+    for place, time in enumerate(use.times):
+        out.append(svg.text(x(place), height - BOTTOM + 18, f"t = {time:g}", anchor="middle"))
+    label = "the state is noised to time t"
+    out.append(
+        svg.text((LEFT + width - right) / 2, height - 4, label, anchor="middle", css="label")
+    )
+    ends = {name: y(line[-1]) for name, line in lines.items()} | {"base alone": y(use.base_alone)}
+    places = svg.spread_out(ends, gap=15.0)
+    level = y(use.base_alone)
+    out.append(svg.line(LEFT, level, width - right, level, css="base dashed"))
+    text = f"base alone {100 * use.base_alone:.1f}"
+    out.append(svg.text(width - right + 8, places["base alone"] + 4, text, css="base"))
+    for name, line in lines.items():
+        points = [(x(place), y(value)) for place, value in enumerate(line)]
+        out.append(svg.polyline(points, css=styles[name], note=name))
+        text = f"{name} {100 * line[-1]:.1f}"
+        out.append(svg.text(width - right + 8, places[name] + 4, text, css=styles[name]))
+    return svg.drawing(width, height, out, label="mIoU by the state that was handed over")
