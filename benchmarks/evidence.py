@@ -3,6 +3,7 @@
     python benchmarks/evidence.py earth --runs runs
     python benchmarks/evidence.py earth --own
     CRISPMASK_DATA=FOLDER python benchmarks/evidence.py camvid --limit 34
+    CRISPMASK_DATA=FOLDER python benchmarks/evidence.py camvid-half --train-only
 
 A click tells the true labels of a disc of radius 3 in the middle of a wrong region, the largest
 first. All rows get the same clicks, on what the control has wrong, and are scored where nobody
@@ -14,12 +15,15 @@ pixels, as far as the answer was the same; a network of the same size with the c
 input and no noisy mask; the refiner that was trained with clicks in its state, with one call and
 more; and what there would be if each click mended its whole region. Expects the runs
 DATA-control-SEED, DATA-evidence-SEED and DATA-evidence-control-SEED (the recipes of these names).
+"camvid-half" is CamVid at half its size, as in the study; its runs are trained if they are missing,
+and several shells share them.
 """
 
 import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from crispmask.data.sample import Sample
-from crispmask.data.source import Split, open_split
+from crispmask.data.source import open_split
 from crispmask.evaluate import Row, evaluate
 from crispmask.evaluate.corrections import Click, clicks_on, known_after, mended, spread, untouched
 from crispmask.evaluate.loop import LabelledImages, evenly_spread
@@ -40,13 +44,18 @@ from crispmask.report import svg
 from crispmask.report.corrections import corrections_chart
 from crispmask.report.report import Report
 from crispmask.shapes import IGNORE, Image, Probs
+from crispmask.train.evidence import EvidenceConfig
 from earth_models import RESULTS, save
 from first_light import seeds
+from study_runs import Run, announce, default_refiner, finish, prepare
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
 RULE = 12
 """Pixels to which the rule spreads a click."""
+
+HALF_STEPS = 600
+"""Of each training on CamVid at half its size."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
 KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
@@ -112,6 +121,7 @@ Clicked = Mapping[str, list[Click]]
 """The clicks on each image, by its name."""
 
 
+@torch.inference_mode()
 def same_clicks(
     samples: Iterable[Sample], base: FPNSegmenter, control: MaskRefiner, most: int
 ) -> dict[str, list[Click]]:
@@ -124,6 +134,7 @@ def same_clicks(
     return clicks
 
 
+@torch.inference_mode()
 def click_on_own_errors(
     samples: Iterable[Sample],
     base: FPNSegmenter,
@@ -196,26 +207,67 @@ def drawn(curve: Mapping[str, Mapping[str, Any]]) -> str:
     return corrections_chart([int(n) for n in curve], rows, base=names[0], ours=names[3])
 
 
-@torch.inference_mode()
+Models = tuple[str, Path, dict[str, list[Path]]]
+"""A data set, the folder of its base, and those of the refiners of each kind, seed by seed."""
+
+
+def first_light_runs(data: str, runs: Path) -> Models:
+    """Those that the recipes leave."""
+    kinds = {"control": "control", "channel": "evidence-control", "evidence": "evidence"}
+    found = {kind: seeds(runs, f"{data}-{name}") for kind, name in kinds.items()}
+    return data, runs / f"{data}-base", found
+
+
+def half(runs: Path) -> Models:
+    """CamVid at half its size; what is missing is trained, all kinds with as many steps."""
+    prepare("camvid", runs)
+    default = default_refiner("camvid", runs)
+    loop = replace(default.loop, steps=HALF_STEPS, eval_every=HALF_STEPS)
+    changes: dict[str, dict[str, Any]] = {
+        "control": {"state_input": False},
+        "channel": {"state_input": False, "evidence": EvidenceConfig()},
+        "evidence": {"evidence": EvidenceConfig()},
+    }
+    wanted = {
+        kind: [
+            Run(
+                folder=runs / "evidence" / "camvid-half" / f"{kind}-{seed}",
+                config=replace(default, **changed, loop=replace(loop, seed=seed)),
+            )
+            for seed in range(3)
+        ]
+        for kind, changed in changes.items()
+    }
+    every = [found[seed] for seed in range(3) for found in wanted.values()]
+    announce(every)
+    finish(every)
+    folders = {kind: [run.folder for run in found] for kind, found in wanted.items()}
+    return default.data, Path(default.base), folders
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", choices=["earth", "camvid"])
+    parser.add_argument("data", choices=["earth", "camvid", "camvid-half"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--train-only", action="store_true", help="camvid-half: train, then stop")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
     parser.add_argument("--own", action="store_true", help="click on each row's own errors")
     parser.add_argument("--clicks", type=int, nargs="+", default=[0, 1, 3, 5, 10, 20])
     parser.add_argument("--calls", type=int, nargs="+", default=[1, 5])
     args = parser.parse_args()
-    split: Split = "test" if args.data == "earth" else "val"
-    data = open_split(args.data, split)
-    base = FPNSegmenter.from_pretrained(args.runs / f"{args.data}-base")
-    kinds = {"control": "control", "channel": "evidence-control", "evidence": "evidence"}
+    source, base_folder, folders = (
+        half(args.runs) if args.data == "camvid-half" else first_light_runs(args.data, args.runs)
+    )
+    if args.train_only:
+        return
+    data = open_split(source, "test" if args.data == "earth" else "val")
+    base = FPNSegmenter.from_pretrained(base_folder)
     models = {
-        kind: [MaskRefiner.from_pretrained(p) for p in seeds(args.runs, f"{args.data}-{name}")]
-        for kind, name in kinds.items()
+        kind: [MaskRefiner.from_pretrained(folder) for folder in found]
+        for kind, found in folders.items()
     }
     samples = [data[i] for i in evenly_spread(len(data), args.limit)]
     ways = answers(models, args.calls)
