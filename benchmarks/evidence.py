@@ -35,7 +35,7 @@ from crispmask.data.sample import Sample
 from crispmask.data.source import open_split
 from crispmask.evaluate import Row, evaluate
 from crispmask.evaluate.corrections import Click, clicks_on, known_after, mended, spread, untouched
-from crispmask.evaluate.loop import LabelledImages, evenly_spread
+from crispmask.evaluate.images import LabelledImages, evenly_spread
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.evidence import pasted
 from crispmask.models.refiner import MaskRefiner

@@ -28,7 +28,7 @@ from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size
 from crispmask.data.class_names import VOID_NAMES, class_list, class_lists
 from crispmask.data.source import Split, open_split
-from crispmask.evaluate.loop import LabelledImages
+from crispmask.evaluate.images import LabelledImages
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
 from crispmask.evaluate.words import UnderNames
 from crispmask.models.checkpoint import write_atomic

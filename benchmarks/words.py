@@ -27,7 +27,7 @@ from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size, table
 from crispmask.data.source import Split, open_split
 from crispmask.errors import InputError
-from crispmask.evaluate.loop import LabelledImages
+from crispmask.evaluate.images import LabelledImages
 from crispmask.evaluate.open_vocabulary import (
     WordsAnswer,
     WordsOutput,

@@ -3,7 +3,7 @@
 from crispmask.evaluate.calibration import Answers as Answers
 from crispmask.evaluate.calibration import Calibration as Calibration
 from crispmask.evaluate.calibration import calibrate as calibrate
-from crispmask.evaluate.loop import LabelledImages as LabelledImages
+from crispmask.evaluate.images import LabelledImages as LabelledImages
 from crispmask.evaluate.loop import evaluate as evaluate
 from crispmask.evaluate.rows import Predictor as Predictor
 from crispmask.evaluate.rows import Row as Row

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from crispmask.errors import InputError
-from crispmask.evaluate.loop import LabelledImages
+from crispmask.evaluate.images import LabelledImages
 from crispmask.evaluate.meter import Meter
 from crispmask.metrics.calibration import TemperatureFit, tempered
 from crispmask.metrics.conformal import ConformalThreshold

@@ -11,7 +11,7 @@ from crispmask.data.marks import disc, innermost
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.evaluate.changed import Changed
-from crispmask.evaluate.loop import LabelledImages
+from crispmask.evaluate.images import LabelledImages
 from crispmask.shapes import IGNORE
 
 RADIUS = 3

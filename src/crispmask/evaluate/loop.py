@@ -1,9 +1,8 @@
 """Model and data set in, report out: every row sees the same images and the same base."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -14,30 +13,19 @@ from crispmask.data.catalog import palette_for
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
 from crispmask.evaluate.bootstrap import gain
+from crispmask.evaluate.corrected import probe_corrections
 from crispmask.evaluate.examples import Group, choose, draw
+from crispmask.evaluate.images import LabelledImages, evenly_spread
 from crispmask.evaluate.meter import Meter, class_counts, row_result
 from crispmask.evaluate.probe import probe_state
 from crispmask.evaluate.rows import Row
 from crispmask.models.segmenters import Segmenter
 from crispmask.provenance import provenance
 from crispmask.report.report import Report
-from crispmask.report.results import Comparison, Example, ImageResult, StateUse
+from crispmask.report.results import Comparison, Example, ImageResult
 
 PROBED = 16
-"""Images at most on which a refiner's use of its state is measured."""
-
-
-class LabelledImages(Protocol):
-    """A data set; one with `blocks`, a name per image, has its intervals drawn by these."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """In the order of the ids."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
+"""Images at most on which a refiner's use of its state, and of corrections, is measured."""
 
 
 @torch.inference_mode()
@@ -55,7 +43,8 @@ def evaluate(
 
     The pictures and most figures compare the base with the first row that has `steps`, or with
     the last row where none has, each by its first seed. The first row with a refiner also has its
-    use of the state probed, on 16 images at most.
+    use of the state probed, on 16 images at most, and, if it was trained with known labels, what
+    it makes of simulated corrections.
 
     Args:
         dataset: images with their true masks.
@@ -105,6 +94,12 @@ def evaluate(
             for part, over in row.compared.items()
         }
 
+    probed = next((row.refiner for row in rows if row.refiner is not None), None)
+
+    def samples() -> Iterator[Sample]:
+        few = evenly_spread(count, PROBED)
+        return (dataset[indices[i]] for i in few)
+
     return Report(
         title=title,
         class_names=tuple(dataset.class_names),
@@ -126,14 +121,11 @@ def evaluate(
             "timing": "one image at a time, with the base's time, median over images",
             **provenance(),
         },
-        state_use=_probe(dataset, segmenter, rows, indices),
+        state_use=None if probed is None else probe_state(probed, samples(), segmenter),
+        corrections=None
+        if probed is None or not probed.config.network.evidence
+        else probe_corrections(probed, samples(), segmenter),
     )
-
-
-def evenly_spread(size: int, limit: int | None) -> list[int]:
-    """At most ``limit`` indices, spread evenly over a data set of this size."""
-    count = size if limit is None else min(limit, size)
-    return [i * size // count for i in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,17 +174,6 @@ def _measure_one(
             probs = predict(image, output, sample.name)
             seconds = _clock(device) - start + base_seconds * row.uses_base
             meter.update(probs.to(device), target, seconds)
-
-
-def _probe(
-    dataset: LabelledImages, segmenter: Segmenter, rows: Sequence[Row], indices: Sequence[int]
-) -> StateUse | None:
-    refiner = next((row.refiner for row in rows if row.refiner is not None), None)
-    if refiner is None:
-        return None
-    count = min(PROBED, len(indices))
-    chosen = (indices[i * len(indices) // count] for i in range(count))
-    return probe_state(refiner, (dataset[i] for i in chosen), segmenter)
 
 
 def _example(

@@ -22,7 +22,7 @@ from torch import Tensor
 from crispmask.data.class_names import seen_in
 from crispmask.errors import InputError
 from crispmask.evaluate.bootstrap import ClassCounts, gain
-from crispmask.evaluate.loop import LabelledImages
+from crispmask.evaluate.images import LabelledImages
 from crispmask.metrics.confusion import pair_counts
 from crispmask.metrics.open_vocabulary import (
     PresenceAP,

@@ -7,7 +7,7 @@ from typing import Any
 from crispmask.data.class_names import readable, synonyms_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
-from crispmask.evaluate.loop import LabelledImages
+from crispmask.evaluate.images import LabelledImages
 from crispmask.evaluate.open_vocabulary import (
     WordsProtocol,
     WordsResult,

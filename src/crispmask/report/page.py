@@ -8,8 +8,17 @@ from importlib import resources
 import jinja2
 
 from crispmask.report import svg
+from crispmask.report.corrections import corrections_chart
 from crispmask.report.curves import reliability_chart, risk_coverage_chart
-from crispmask.report.pictures import BROKEN, FIXED, HEAT, STILL_WRONG, UNKNOWN_COLOUR, panels
+from crispmask.report.pictures import (
+    BROKEN,
+    FIXED,
+    HEAT,
+    STILL_WRONG,
+    UNKNOWN_COLOUR,
+    corrected_panels,
+    panels,
+)
 from crispmask.report.plots import Point, gains_chart, state_chart, steps_chart
 from crispmask.report.report import Report
 from crispmask.report.results import COLUMNS, CONFIDENCE_COLUMNS, Column, Example, RowResult
@@ -68,6 +77,10 @@ def page(report: Report) -> str:
         },
         state_rows=state_rows(report),
         state_figure=state_figure(report),
+        corrections_figure=corrections_figure(report),
+        corrected=corrected_panels(report.corrections.example, report.palette)
+        if report.corrections and report.corrections.example
+        else (),
         figures=figures(report),
         bars=bars,
         absent=[name for name in report.class_names if name not in shown],
@@ -154,6 +167,19 @@ def state_figure(report: Report) -> str:
     if use is None or any(math.isnan(v) for v in (*use.truth, *use.base, *use.noise)):
         return ""
     return state_chart(use)
+
+
+def corrections_figure(report: Report) -> str:
+    """mIoU against clicks; none without them."""
+    if report.corrections is None:
+        return ""
+    rows = {
+        name: [100 * value for value in values] for name, values in report.corrections.rows.items()
+    }
+    if any(math.isnan(value) for values in rows.values() for value in values):
+        return ""
+    first, *_, last = rows
+    return corrections_chart(report.corrections.counts, rows, base=first, ours=last)
 
 
 def class_bars(report: Report) -> list[ClassBar]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from crispmask.report.results import Example
+from crispmask.report.results import CorrectedExample, Example
 from crispmask.shapes import IGNORE
 
 UNKNOWN_COLOUR = (48, 48, 52)
@@ -35,11 +35,9 @@ def panels(
     example: Example, palette: tuple[tuple[int, int, int], ...], *, ours: str
 ) -> tuple[Panel, ...]:
     """Image, truth, base, the highlighted row, where they differ, and how unsure it is."""
-    small = max(example.truth.shape) < SMALL
-    photo = Image.fromarray(example.image)
-    photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    photo = thumbnail(example.image)
     truth, base, refined, uncertainty = (
-        np.asarray(Image.fromarray(array).resize(photo.size, Image.Resampling.NEAREST))
+        fitted(array, photo)
         for array in (example.truth, example.base, example.ours, example.uncertainty)
     )
     pictures = {
@@ -50,7 +48,39 @@ def panels(
         "changed pixels": changed_picture(np.asarray(photo), truth, base, refined),
         "uncertainty": heat_picture(uncertainty),
     }
+    small = max(example.truth.shape) < SMALL
     return tuple(Panel(label=k, uri=data_uri(v), small=small) for k, v in pictures.items())
+
+
+def corrected_panels(
+    example: CorrectedExample, palette: tuple[tuple[int, int, int], ...]
+) -> tuple[Panel, ...]:
+    """Image, truth, base, the answer without clicks, the clicks, and the answer with them."""
+    photo = thumbnail(example.image)
+    labels = {
+        "truth": example.truth,
+        "base": example.base,
+        "refined": example.before,
+        f"{example.clicks} clicks": example.known,
+        f"refined after {example.clicks} clicks": example.after,
+    }
+    pictures = {"image": photo} | {
+        label: labels_picture(fitted(array, photo), palette) for label, array in labels.items()
+    }
+    small = max(example.truth.shape) < SMALL
+    return tuple(Panel(label=k, uri=data_uri(v), small=small) for k, v in pictures.items())
+
+
+def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
+    """The image, made smaller where a side is longer than `LONGEST_SIDE`."""
+    photo = Image.fromarray(image)
+    photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return photo
+
+
+def fitted(labels: UInt8[np.ndarray, "h w"], photo: Image.Image) -> UInt8[np.ndarray, "p_h p_w"]:
+    """Labels, or numbers, at the size of the photo."""
+    return np.asarray(Image.fromarray(labels).resize(photo.size, Image.Resampling.NEAREST))
 
 
 def labels_picture(

@@ -13,6 +13,7 @@ from rich.table import Table
 from crispmask.report.results import (
     COLUMNS,
     Column,
+    Corrections,
     Example,
     Gain,
     ImageResult,
@@ -37,6 +38,7 @@ class Report:
         examples: the pictures of the page.
         protocol: what a number needs beside it: data, seeds, command, versions, hardware, date.
         state_use: what the refiner makes of its state; None without a refiner.
+        corrections: what it makes of clicks; None if it was not trained with known labels.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Report:
     examples: tuple[Example, ...]
     protocol: Mapping[str, str]
     state_use: StateUse | None = None
+    corrections: Corrections | None = None
 
     @property
     def base(self) -> RowResult:
@@ -134,6 +137,13 @@ class Report:
             },
             "state_use": self.state_use
             and asdict(self.state_use) | {"reading": self.state_use.reading},
+            "corrections": self.corrections
+            and {
+                "clicks": list(self.corrections.counts),
+                "rows": {name: list(values) for name, values in self.corrections.rows.items()},
+                "images": self.corrections.images,
+                "reading": self.corrections.reading,
+            },
             "images": [asdict(image) for image in self.images],
         }
         return dict(_without_nan(report))

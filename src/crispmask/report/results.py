@@ -196,3 +196,45 @@ class Example:
     base: UInt8[np.ndarray, "h w"]
     ours: UInt8[np.ndarray, "h w"]
     uncertainty: UInt8[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectedExample:
+    """Pictures of one image: before and after some clicks, which `known` holds."""
+
+    name: str
+    clicks: int
+    image: UInt8[np.ndarray, "h w 3"]
+    truth: UInt8[np.ndarray, "h w"]
+    base: UInt8[np.ndarray, "h w"]
+    known: UInt8[np.ndarray, "h w"]
+    before: UInt8[np.ndarray, "h w"]
+    after: UInt8[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrections:
+    """What simulated clicks on wrong regions change, scored where nobody clicked.
+
+    Attributes:
+        counts: of clicks on an image, rising.
+        rows: mIoU for each count, by what is done with the clicks; the first row pastes them into
+            the answer, the last one tells the refiner.
+        images: how many were used.
+        example: one of them, typical in what it gains; None if there is nothing to correct.
+    """
+
+    counts: tuple[int, ...]
+    rows: Mapping[str, tuple[float, ...]]
+    images: int
+    example: CorrectedExample | None
+
+    @property
+    def reading(self) -> str:
+        """What the numbers say, in a sentence."""
+        pasted, *_, told = self.rows.values()
+        return (
+            f"With {self.counts[-1]} clicks on an image, pixels that nobody clicked rise from "
+            f"{100 * told[0]:.1f} to {100 * told[-1]:.1f} mIoU; if the clicks are only pasted into "
+            f"the answer, to {100 * pasted[-1]:.1f}."
+        )
