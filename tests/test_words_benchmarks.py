@@ -10,12 +10,17 @@ from types import ModuleType
 import pytest
 import torch
 
+from backbone_layouts import write_backbone
 from crispmask.data.sample import Sample
+from crispmask.data.transforms import AugmentConfig
 from crispmask.evaluate.open_vocabulary import WordsProtocol
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import FPNSegmenter
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
+from crispmask.recipes import RECIPES
+from crispmask.text_recipes import earth_text
+from crispmask.train import LoopConfig
 
 NAMES = ("land", "water", "cloud")
 WORDS = [a + b for a in "abcdef" for b in "ghijkl"]
@@ -109,6 +114,56 @@ def test_the_command_writes_its_numbers(
     assert record["share_of_base"] is None
     assert "commit" in record["run"]
     assert record["rows"]["names"]["images"] == 1
+
+
+def test_arms_of_the_study_are_trained_once_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = benchmark("words_study", monkeypatch)
+    backbone = write_backbone(tmp_path / "runs" / "tiny", "sd1")
+    recipe = replace(
+        earth_text(),
+        backbone=str(backbone),
+        template="{}",
+        loop=LoopConfig(steps=9, batch_size=1, ema_decay=0.5),
+        augment=AugmentConfig(crop=(16, 16), short_side=16),
+    )
+    monkeypatch.setitem(RECIPES, "text-earth", lambda: recipe)
+    monkeypatch.setattr(bench, "vocabulary_of", lambda names: Vocabulary(class_names=names))
+    monkeypatch.setattr(bench, "ABSENT", {"earth": ("polyp", "sofa")})
+    words = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path), "--seeds", "2"]
+    words += ["--steps", "1", "--limit", "1", "--arms", "without pathway", "words held out"]
+    monkeypatch.setattr(sys, "argv", ["words_study.py", "earth", *words])
+    bench.main()
+    said = capsys.readouterr().out
+    assert "4 of 4 runs are missing: without-pathway-0, words-held-out-0, without-pathway-1" in said
+    rows = json.loads((tmp_path / "words_study_earth.json").read_text())["rows"]
+    assert set(rows) == {"without pathway", "without pathway, absent words", "words held out"}
+    assert all(len(seeds) == 2 for seeds in rows.values())
+    settings = json.loads(
+        (tmp_path / "runs" / "words" / "earth" / "words-held-out-1" / "run.json").read_text()
+    )["settings"]
+    assert settings["held_out"] == ["wetland", "urban"]
+    assert (settings["loop"]["steps"], settings["loop"]["seed"]) == (1, 1)
+    bench.main()
+    assert "0 of 4 runs are missing" in capsys.readouterr().out
+
+
+def test_arms_of_the_study_change_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = benchmark("words_study", monkeypatch)
+    runs = [
+        bench.run_of("earth", arm, seed=0, steps=7, runs=Path("runs"))
+        for arm in bench.arms("earth")
+    ]
+    assert len({run.folder for run in runs}) == len(runs) == 11
+    plain = runs[0].config
+    assert plain.backbone == "runs/latent-earth-pretrain"
+    for run in runs[1:]:
+        changed = [
+            name for name, value in vars(run.config).items() if value != getattr(plain, name)
+        ]
+        assert 1 <= len(changed) <= 2
+        assert "loop" not in changed
 
 
 def test_speed_counts_what_it_says(model: TextSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
