@@ -208,12 +208,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
-    prepare(args.data, args.runs)
     default = default_refiner(args.data, args.runs)
     every = tables(default, other_bases(args.data, args.runs), codec_run(args.data, args.runs))
     if unknown := set(args.tables) - {"all", *every}:
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(every)} and all")
     chosen = {name: every[name] for name in every if {name, "all"} & set(args.tables)}
+    prepare(args.data, args.runs)
     seeds = range(args.seeds) if args.only_seed is None else [args.only_seed]
     train_arms(default, chosen, seeds=seeds, runs=args.runs, data=args.data)
     if args.train_only or args.only_seed is not None:
