@@ -34,6 +34,7 @@ from torch import Tensor
 from crispmask.data.sample import Sample
 from crispmask.data.source import open_split
 from crispmask.evaluate import Row, evaluate
+from crispmask.evaluate.corrected import RULE
 from crispmask.evaluate.corrections import Click, clicks_on, known_after, mended, spread, untouched
 from crispmask.evaluate.images import LabelledImages, evenly_spread
 from crispmask.evaluate.rows import Predictor
@@ -51,9 +52,6 @@ from study_runs import Run, announce, default_refiner, finish, prepare
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
-RULE = 12
-"""Pixels to which the rule spreads a click."""
-
 HALF_STEPS = 600
 """Of each training on CamVid at half its size."""
 

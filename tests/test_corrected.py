@@ -1,5 +1,6 @@
 """What a report says of corrections: clicks on errors, told to the refiner or pasted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,13 @@ def test_where_all_is_right_there_is_nothing_to_show() -> None:
     found = probe_corrections(model, right, segmenter)
     assert found.example is None
     assert all(set(row) == {1.0} for row in found.rows.values())
+
+
+def test_images_without_labels_are_no_number() -> None:
+    blank = [replace(s, mask=torch.full_like(s.mask, IGNORE)) for s in samples()]
+    found = probe_corrections(refiner(), blank, segmenter)
+    assert found.example is None
+    assert "cannot be told" in found.reading
 
 
 @pytest.mark.parametrize("evidence", [True, False])

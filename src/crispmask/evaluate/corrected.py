@@ -30,7 +30,7 @@ Labels = Int64[Tensor, "h w"]
 
 @dataclass(frozen=True)
 class _Corrected:
-    """One image and the share of its pixels that clicks elsewhere mended."""
+    """One image, and the share of its pixels that clicks elsewhere mended."""
 
     gain: float
     example: CorrectedExample
@@ -91,9 +91,8 @@ def probe_corrections(
 
 
 def _right(labels: Labels, truth: Labels) -> float:
-    """Share of the labelled pixels that are right."""
-    known = truth != IGNORE
-    return float((labels == truth)[known].float().mean())
+    """Share of the pixels that are labelled and right."""
+    return float((labels == truth).float().mean())  # IGNORE is no answer
 
 
 def _drawn(

@@ -231,8 +231,10 @@ class Corrections:
 
     @property
     def reading(self) -> str:
-        """What the numbers say, in a sentence."""
+        """What the numbers say, in a sentence; NaN where no pixel had a label says so."""
         pasted, *_, told = self.rows.values()
+        if any(math.isnan(value) for value in (*pasted, *told)):
+            return "No pixel of these images has a label left, so this cannot be told."
         return (
             f"With {self.counts[-1]} clicks on an image, pixels that nobody clicked rise from "
             f"{100 * told[0]:.1f} to {100 * told[-1]:.1f} mIoU; if the clicks are only pasted into "
