@@ -6,8 +6,9 @@ Each image is refined in windows of 80 pixels that share 32, in four ways: the w
 earlier one deciding where two overlap; the labels that earlier windows decided as known evidence
 for the later; one noisy mask over all windows, their logits blended (`refine_windows`); and the
 image as one. Beside the scores stands how often labels change where a window begins or ends, as a
-multiple of how often they change elsewhere: 1 is no seam. Expects the runs DATA-control-SEED,
-DATA-refiner-SEED, DATA-evidence-SEED and DATA-evidence-control-SEED.
+multiple of how often they change elsewhere; what the image as one has is no seam (more than 1 where
+the base's grid lies there). Expects the runs DATA-control-SEED, DATA-refiner-SEED,
+DATA-evidence-SEED and DATA-evidence-control-SEED.
 """
 
 import argparse
@@ -51,13 +52,14 @@ class Seams:
             for line in range(1, size):
                 differ = int((lines[line] != lines[line - 1]).sum())
                 if line in cuts:
-                    self.at_edges, self.edges = self.at_edges + differ, self.edges + lines.shape[1]
+                    self.at_edges += differ
+                    self.edges += lines.shape[1]
                 else:
                     self.elsewhere += differ
                     self.others += lines.shape[1]
 
     def ratio(self) -> float:
-        """1 where labels change no oftener at the edges of windows than elsewhere."""
+        """How often labels change at the edges of windows, over how often elsewhere."""
         return self.at_edges / self.edges / (self.elsewhere / self.others)
 
 

@@ -119,6 +119,7 @@ def other_bases(data: str, runs: Path) -> list[OtherBase]:
     if data == "camvid":
         start, transformer = camvid_base_start(), camvid_segformer()
         where = source(data, runs)
+        # `prepare` copies it; it is never trained here
         strong = Run(folder=study / "stronger-fpn", config=replace(start, data=where, scale=1.0))
         others.append(OtherBase(name="stronger FPN", run=strong, learned=False))
         loop = replace(start.loop, steps=100, eval_every=100, save_every=100)

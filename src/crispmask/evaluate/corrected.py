@@ -64,7 +64,9 @@ def probe_corrections(
         for place, count in enumerate(COUNTS):
             some = clicks[:count]
             known = known_after(some, before.shape)
-            told = refiner(image, base, known=known, names=names).labels[0].cpu()
+            told = before
+            if some:
+                told = refiner(image, base, known=known, names=names).labels[0].cpu()
             answers = {
                 PASTED: pasted(plain.probs.cpu(), known[None]).argmax(1)[0],
                 RULED: spread(before, some, radius=RULE),
