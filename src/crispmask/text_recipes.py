@@ -9,10 +9,7 @@ from crispmask.train.text_config import TextTrainConfig
 
 
 def latent_earth_vae() -> LatentVaeConfig:
-    """A small VAE of Earth tiles and their masks, 4 channels at a quarter of the size.
-
-    A step on 16 crops of 64 x 64 takes 0.43 s on one core.
-    """
+    """A small VAE of Earth tiles and their masks, 8 channels at an eighth of the size."""
     return LatentVaeConfig(
         data="earth",
         loop=LoopConfig(
@@ -24,6 +21,8 @@ def latent_earth_vae() -> LatentVaeConfig:
             eval_images=40,
         ),
         augment=AugmentConfig(crop=(64, 64), scale=(0.9, 1.5), hue=0.01),
+        widths=(16, 32, 64, 64),
+        channels=8,
     )
 
 
