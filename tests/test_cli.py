@@ -69,6 +69,17 @@ def test_the_installed_command_fails_in_one_sentence() -> None:
     assert "no-such-folder" in done.stderr
 
 
+def test_a_reader_that_stops_early_sees_no_traceback() -> None:
+    command = [str(Path(sys.executable).with_name("crispmask")), "train", "earth-base", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        stderr = running.stderr.read()
+    assert running.returncode == 1
+    assert stderr == b""
+
+
 def test_refine_writes_what_the_refiner_says(tiny_models: Path, scenes: Path) -> None:
     image, base, output = scenes / "images" / "b.png", scenes / "labels" / "b.png", scenes / "out"
     words: list[str | Path] = [

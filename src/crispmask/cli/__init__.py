@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 import warnings
@@ -45,13 +46,21 @@ Arguments = TypeVar("Arguments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 2 after one sentence on stderr."""
+    """Run a command and return its exit status: 0, or 2 after one sentence on stderr.
+
+    1 means that whoever read the output stopped before its end, 130 an interruption.
+    """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            status = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+            return status
     except InputError as error:
         message = str(error)
+    except BrokenPipeError:  # as of `crispmask train --help | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.filename is None:
             raise
