@@ -34,7 +34,7 @@ from earth_models import RESULTS, save
 from study_runs import Run, announce, finish
 from words import ABSENT, Timed, measure, plan
 
-STEPS = 600
+STEPS = 300
 
 HELD_OUT = {"earth": ("wetland", "urban"), "camvid": ("pavement", "bicyclist")}
 """Words that one arm is never asked for in training."""

@@ -1,10 +1,11 @@
 """Scores of a `TextSegmenter` on validation images, and signs of collapse."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,13 +18,14 @@ from crispmask.models.mask_images import fill_unknown, masks_of
 from crispmask.models.text_config import pass_prompts
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.text_states import TextStates
-from crispmask.models.vocabulary import Vocabulary
+from crispmask.models.vocabulary import Threshold, Vocabulary
 from crispmask.shapes import IGNORE, Image, Mask
 from crispmask.train.batches import Stored
 from crispmask.train.collapse import MaskMonitor
 from crispmask.train.processes import own_share
 from crispmask.train.queries import class_ids, occurring
 from crispmask.train.text_objective import mask_latents
+from crispmask.train.text_weights import ScoreParts, WeightFit
 
 CHUNK = 16
 """Rows that go through the network at once."""
@@ -48,20 +50,26 @@ class ValidationSet:
 def text_scores(model: TextSegmenter, sets: Sequence[ValidationSet]) -> dict[str, float]:
     """mIoU and average precision of presence, means over data sets, and signs of collapse.
 
-    Each image is asked for all words of its data set, in one step and without a ranking.
+    First the weights of the parts of a score are fitted, and the model gets them; then each image
+    is asked for all words of its data set, in one step and without a ranking. Pixels of words that
+    the model was not trained on do not count for the weights, but for the scores.
 
     Args:
         model: in evaluation mode.
         sets: with several, there are also the scores of each.
     """
-    monitor = MaskMonitor(next(model.parameters()).device)
-    each = {one.name: _set_scores(model, one, monitor) for one in sets}
+    monitor, fit = MaskMonitor(next(model.parameters()).device), WeightFit()
+    for one in sets:
+        _look_closer(model, one, monitor, fit)
+    weights: dict[str, Any] = fit.compute()
+    model.config = replace(model.config, **weights)
+    each = {one.name: _set_scores(model, one) for one in sets}
     means = {
         name: sum(scores[name] for scores in each.values()) / len(each)
         for name in ("val_miou", "val_presence_ap")
     }
     named = {f"{n}_{one}": value for one, scores in each.items() for n, value in scores.items()}
-    return means | (named if len(each) > 1 else {}) | monitor.compute()
+    return means | (named if len(each) > 1 else {}) | monitor.compute() | weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +77,11 @@ class WordMaps:
     """What the model says of one image, asked for all words.
 
     Attributes:
-        logits: of the mask of each word, at the size of the padded image.
-        scores: of each word, to be compared with those of the others.
-        presence: logit that a word occurs.
+        parts: of the score of each word, at the size of the padded image.
         latents: of each row of the network.
     """
 
-    logits: Float[Tensor, "1 k h w"]
-    scores: Float[Tensor, "1 k h w"]
-    presence: Float[Tensor, "1 k"]
+    parts: ScoreParts
     latents: VaeLatents
 
 
@@ -98,24 +102,20 @@ def word_maps(model: TextSegmenter, image: Image, words: TextStates, rows: TextS
     align = model.align.scores(
         model.align.pixels(features), model.align.words(words.pooled.to(image))
     )
-    presence = model.align.presence(align)
-    parts = []
+    found = []
     for i in range(0, len(rows.pooled), CHUNK):
-        some = TextStates(
-            tokens=rows.tokens[i : i + CHUNK],
-            mask=rows.mask[i : i + CHUNK],
-            pooled=rows.pooled[i : i + CHUNK],
-        )
-        parts.append(_answers(model, z_image, start, some, image))
-    latents = torch.cat([z for z, _ in parts])
+        some = rows.take(range(i, min(i + CHUNK, len(rows.pooled))))
+        found.append(_answers(model, z_image, start, some, image))
+    latents = torch.cat([z for z, _ in found])
     if model.config.closed:
-        logits = model.closed_logits(latents, image, len(words.pooled))
-        return WordMaps(logits=logits, scores=logits, presence=presence, latents=latents)
-    logits = torch.cat([found for _, found in parts]).movedim(0, 1)  # 1 k h w
+        logits = model.closed_logits(latents, image, len(words.pooled))[0]
+    else:
+        logits = torch.cat([one for _, one in found])[:, 0]
     large = F.interpolate(align, logits.shape[-2:], mode="bilinear", align_corners=False)
-    scores = logits + model.config.align_weight * large
-    scores = scores + model.config.presence_weight * F.logsigmoid(presence)[..., None, None]
-    return WordMaps(logits=logits, scores=scores, presence=presence, latents=latents)
+    presence = F.logsigmoid(model.align.presence(align))
+    return WordMaps(
+        parts=ScoreParts(logits=logits, align=large[0], presence=presence[0]), latents=latents
+    )
 
 
 def _answers(
@@ -131,35 +131,58 @@ def _answers(
     return z_0, model.mask_logits(z_0, called.features, image.expand(n, -1, -1, -1))
 
 
-def _set_scores(
-    model: TextSegmenter, data: ValidationSet, monitor: MaskMonitor
-) -> dict[str, float]:
+def _look_closer(
+    model: TextSegmenter, data: ValidationSet, monitor: MaskMonitor, fit: WeightFit
+) -> None:
+    """Show the monitor the answers to the words that occur, and the fit the parts of all."""
+    device = next(model.parameters()).device
+    vocabulary = data.vocabulary
+    rows = words = model.words(replace(vocabulary, templates=(model.config.template,)))
+    names, ids = vocabulary.class_names, torch.tensor(class_ids(vocabulary))
+    if model.config.closed:
+        rows = model.words.encode(pass_prompts(model.mask_codec.num_passes(len(names))))
+    untold = [i for i, name in zip(ids, names, strict=True) if name not in model.config.class_names]
+    for i in own_share(len(data.items)):
+        image = data.items[i].image[None].float() / 255
+        small = resize_short_side(image, model.config.image_size)
+        padded, (h, w) = pad_to_multiple(small, model.stride)
+        mask = resize_labels(data.items[i].mask[None].long(), (h, w))
+        mask = F.pad(mask, (0, padded.shape[3] - w, 0, padded.shape[2] - h), value=IGNORE)
+        maps = word_maps(model, padded.to(device), words, rows)
+        told = mask[0].masked_fill(torch.isin(mask[0], torch.tensor(untold)), IGNORE)
+        fit.update(_of_labels(maps.parts, vocabulary), told)
+        _watch(monitor, model, padded, mask, maps, ids)
+
+
+def _of_labels(parts: ScoreParts, vocabulary: Vocabulary) -> ScoreParts:
+    """The parts of words and, at its place, of a background that has a score of its own."""
+    policy = vocabulary.background
+    if not isinstance(policy, Threshold):
+        return parts
+
+    def put(x: Tensor, value: float) -> Tensor:
+        row = torch.full_like(x[:1], value)
+        return torch.cat([x[: policy.label], row, x[policy.label :]])
+
+    return ScoreParts(
+        logits=put(parts.logits, math.log(policy.score / (1 - policy.score))),
+        align=put(parts.align, 0.0),
+        presence=put(parts.presence, 0.0),
+    )
+
+
+def _set_scores(model: TextSegmenter, data: ValidationSet) -> dict[str, float]:
     device = next(model.parameters()).device
     vocabulary = replace(data.vocabulary, templates=(model.config.template,))
-    words = model.words(vocabulary)
-    count = len(vocabulary.class_names)
-    rows = words
-    if model.config.closed:
-        rows = model.words.encode(pass_prompts(model.mask_codec.num_passes(count)))
     confusion = ConfusionMatrix(len(vocabulary.label_names)).to(device)
     presence = PresenceAP().to(device)
     ids = torch.tensor([class_ids(vocabulary)])
+    ask = model.bound(vocabulary, top=None, chunk=CHUNK)
     for i in own_share(len(data.items)):
-        image = data.items[i].image[None].float() / 255
         mask = data.items[i].mask[None].long()
-        small = resize_short_side(image, model.config.image_size)
-        padded, (h, w) = pad_to_multiple(small, model.stride)
-        maps = word_maps(model, padded.to(device), words, rows)
-        scores = F.interpolate(
-            maps.scores[..., :h, :w], mask.shape[1:], mode="bilinear", align_corners=False
-        )
-        probs = scores.softmax(1) if model.config.closed else scores.sigmoid()
-        confusion.update(vocabulary.labels(probs), mask.to(device))
-        there = occurring(mask, ids)
-        presence.update(maps.presence, there.to(device))
-        seen = resize_labels(mask, (h, w))
-        seen = F.pad(seen, (0, padded.shape[3] - w, 0, padded.shape[2] - h), value=IGNORE)
-        _watch(monitor, model, padded, seen, maps, ids[0])
+        answer = ask(data.items[i].image[None].float() / 255)
+        confusion.update(answer.labels, mask.to(device))
+        presence.update(answer.presence, occurring(mask, ids).to(device))
     return {"val_miou": confusion.compute().miou, "val_presence_ap": presence.compute().ap}
 
 
@@ -172,18 +195,19 @@ def _watch(
     ids: Tensor,
 ) -> None:
     """Show the monitor the answers to the words that occur."""
-    device = maps.logits.device
+    logits = maps.parts.logits
+    device = logits.device
     there = occurring(mask, ids[None])[0].nonzero().flatten()
     if not len(there):
         return
     filled = fill_unknown(mask)
     truth = filled == ids[there].view(-1, 1, 1)  # n h w
     if model.config.closed:
-        best = maps.logits.argmax(1).cpu()
+        best = logits.argmax(0)[None].cpu()
         predicted, latents = best == there.view(-1, 1, 1), maps.latents
         pictures = masks_of(filled, len(ids))
     else:
-        predicted, latents = maps.logits[0, there].cpu() > 0, maps.latents[there]
+        predicted, latents = logits[there].cpu() > 0, maps.latents[there]
         pictures = truth[:, None]
     images = image.expand(len(latents), -1, -1, -1)
     monitor.update(
