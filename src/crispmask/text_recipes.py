@@ -13,15 +13,14 @@ def latent_earth_vae() -> LatentVaeConfig:
     return LatentVaeConfig(
         data="earth",
         loop=LoopConfig(
-            steps=1300,
+            steps=1600,
             batch_size=16,
             learning_rate=3e-3,
             weight_decay=0.0,
-            eval_every=650,
+            eval_every=800,
             eval_images=40,
         ),
         augment=AugmentConfig(crop=(64, 64), scale=(0.9, 1.5), hue=0.01),
-        widths=(16, 32, 64, 64),
         channels=8,
     )
 

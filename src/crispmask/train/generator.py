@@ -141,7 +141,7 @@ def load_vae(folder: Path) -> nn.Module:
             f"the run of a VAE is needed, but {folder} has no vae/config.json; train one with "
             "`crispmask train latent-earth-vae` or latent-camvid-vae and give its folder as --vae."
         )
-    return load_diffusers(diffusers_class("AutoencoderKL"), folder / "vae")
+    return load_diffusers(diffusers_class("AutoencoderTiny"), folder / "vae")
 
 
 def new_unet(config: GeneratorConfig, codec: LatentCodec, *, text_width: int) -> nn.Module:

@@ -5,50 +5,56 @@ from dataclasses import dataclass
 from crispmask.data.transforms import AugmentConfig
 from crispmask.train.loop_config import LoopConfig
 
-VAE_GROUPS = 4
-"""Groups of channels that are normalised together; few, so that flat pictures keep their value."""
-
 UNET_GROUPS = 8
+"""Groups of channels that are normalised together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentVaeConfig:
-    """A run that trains a small `AutoencoderKL` on images and on masks drawn in black and white.
+    """A run that trains a small `AutoencoderTiny` on images and on masks drawn in black and white.
+
+    It has no posterior; noise on its latents, with a penalty on their size, keeps them smooth.
 
     Attributes:
         data: "earth", "camvid:FOLDER", or a folder with train/, val/ and classes.txt.
         loop: steps and rates.
         augment: crops and colours. With a short side, images are resized to it for the validation
             scores, too.
-        widths: channels per level; each level but the last halves height and width.
+        width: channels of all layers.
+        blocks: residual blocks of the encoder at full size, at half of it, and so on; the decoder
+            has the same in turn. Each level but the first halves height and width.
         channels: of the latents.
-        depth: residual blocks per level of the encoder; the decoder has one more.
         mask_share: share of the crops that are shown as the mask of one class.
-        kl_weight: of the divergence from a standard normal, a mean over latent elements.
-        edge_weight: of the error of the differences between neighbouring pixels.
+        l1_weight: of the absolute error, beside the squared one.
+        noise: standard deviation of what is added to latents before they are decoded.
+        latent_weight: of the mean square of the latents.
     """
 
     data: str
     loop: LoopConfig
     augment: AugmentConfig
-    widths: tuple[int, ...] = (16, 32, 32)
+    width: int = 32
+    blocks: tuple[int, ...] = (0, 1, 1, 2)
     channels: int = 4
-    depth: int = 1
     mask_share: float = 0.5
-    kl_weight: float = 1e-4
-    edge_weight: float = 1.0
+    l1_weight: float = 0.1
+    noise: float = 0.05
+    latent_weight: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_widths(self.widths, VAE_GROUPS)
-        for name in ("channels", "depth"):
+        for name in ("width", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if len(self.blocks) < 2 or min(self.blocks) < 0:
+            raise ValueError(
+                f"blocks needs at least two levels, none of them negative, got {self.blocks}."
+            )
         if not 0 <= self.mask_share <= 1:
             raise ValueError(f"mask_share must lie in [0, 1], got {self.mask_share}.")
-        for name in ("kl_weight", "edge_weight"):
+        for name in ("l1_weight", "noise", "latent_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        stride = 2 ** (len(self.widths) - 1)
+        stride = 2 ** (len(self.blocks) - 1)
         if any(side % stride for side in self.augment.crop):
             raise ValueError(
                 f"sides of crop must be multiples of {stride}, got {self.augment.crop[0]}x"
@@ -86,7 +92,8 @@ class GeneratorConfig:
     drop_caption: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_widths(self.widths, UNET_GROUPS)
+        if not self.widths or any(w < 1 or w % UNET_GROUPS for w in self.widths):
+            raise ValueError(f"widths must be multiples of {UNET_GROUPS}, got {self.widths}.")
         for name in ("crops", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -97,8 +104,3 @@ class GeneratorConfig:
             )
         if not 0 <= self.drop_caption < 1:
             raise ValueError(f"drop_caption must lie in [0, 1), got {self.drop_caption}.")
-
-
-def _check_widths(widths: tuple[int, ...], groups: int) -> None:
-    if not widths or any(width < 1 or width % groups for width in widths):
-        raise ValueError(f"widths must be multiples of {groups}, got {widths}.")

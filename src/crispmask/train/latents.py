@@ -1,7 +1,7 @@
 """The training of a small VAE of images, through which masks go later, too."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import reduce
@@ -15,13 +15,13 @@ from crispmask.models.mask_images import BinaryCodec
 from crispmask.shapes import IGNORE, Image, Mask
 from crispmask.train.batches import Batch, Stored, StoredImages, draw, some_of, store
 from crispmask.train.codec import ceiling
-from crispmask.train.latent_config import VAE_GROUPS, LatentVaeConfig
+from crispmask.train.latent_config import LatentVaeConfig
 from crispmask.train.loop import Task
 from crispmask.train.processes import own_share
 
 
 class LatentVaeObjective(nn.Module):
-    """``L1 + edge_weight * L1 of differences + kl_weight * KL`` of pictures in [-1, 1]."""
+    """``L2 + l1_weight * L1 + latent_weight * latents ** 2``, means, pictures in [-1, 1]."""
 
     def __init__(self, model: nn.Module, config: LatentVaeConfig) -> None:
         super().__init__()
@@ -29,16 +29,14 @@ class LatentVaeObjective(nn.Module):
         self.settings = config
 
     def forward(self, batch: Batch, progress: float, generator: torch.Generator) -> Tensor:
-        """Loss of a batch; the generator chooses the classes and draws the latents."""
-        model: Any = self.model
-        pictures = some_as_masks(batch, self.settings.mask_share, generator)
-        posterior = model.encode(pictures).latent_dist
-        back = model.decode(posterior.sample(generator=generator)).sample
-        error: Tensor = back - pictures
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        kl: Tensor = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        loss = error.abs().mean() + self.settings.edge_weight * edges
-        return loss + self.settings.kl_weight * kl
+        """Loss of a batch; the generator chooses the classes and draws the noise."""
+        model, settings = cast(Any, self.model), self.settings
+        pictures = some_as_masks(batch, settings.mask_share, generator)
+        latents = model.encode(pictures).latents
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        error = model.decode(latents + settings.noise * noise).sample - pictures
+        loss: Tensor = error.square().mean() + settings.l1_weight * error.abs().mean()
+        return loss + settings.latent_weight * latents.square().mean()
 
 
 def some_as_masks(batch: Batch, share: float, generator: torch.Generator) -> Picture:
@@ -88,18 +86,14 @@ def latent_vae_task(config: LatentVaeConfig) -> tuple[Task, dict[str, Any]]:
 
 
 def new_vae(config: LatentVaeConfig) -> nn.Module:
-    """An `AutoencoderKL` without attention, so that it works alike on pictures of any size."""
-    levels = len(config.widths)
-    vae: nn.Module = diffusers_class("AutoencoderKL")(
-        block_out_channels=config.widths,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=config.depth,
+    """An `AutoencoderTiny`: without norms, so that flat pictures keep their value."""
+    every = (config.width,) * len(config.blocks)
+    vae: nn.Module = diffusers_class("AutoencoderTiny")(
+        encoder_block_out_channels=every,
+        decoder_block_out_channels=every,
+        num_encoder_blocks=config.blocks,
+        num_decoder_blocks=config.blocks[::-1],
         latent_channels=config.channels,
-        norm_num_groups=VAE_GROUPS,
-        mid_block_add_attention=False,
-        sample_size=config.augment.crop[0],
-        scaling_factor=1.0,
     )
     return vae
 
@@ -115,14 +109,14 @@ def sized(item: Stored, short_side: int) -> tuple[Image, Mask]:
 
 @torch.no_grad()
 def scaling_factor(vae: nn.Module, images: Sequence[Image]) -> float:
-    """One over the standard deviation of the posteriors' modes, over all their elements.
+    """One over the standard deviation of the latents, over all their elements.
 
     As Rombach et al. (2022, appendix G) rescale the latents of their KL models.
     """
     model: Any = vae.eval()
     device = next(vae.parameters()).device
-    modes = [model.encode(2 * x.to(device) - 1).latent_dist.mode().flatten() for x in images]
-    return 1 / torch.cat(modes).double().std().item()
+    found = [model.encode(2 * x.to(device) - 1).latents.flatten() for x in images]
+    return 1 / torch.cat(found).double().std().item()
 
 
 @torch.no_grad()
