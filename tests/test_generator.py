@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 
 from backbone_layouts import write_backbone
 from crispmask.cli import main
@@ -58,7 +58,8 @@ def vae(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         data=str(data),
         loop=loop(steps=5, learning_rate=1e-2),
         augment=CROP,
-        widths=(8, 8),
+        width=8,
+        blocks=(0, 1),
     )
     return train(config, tmp_path_factory.mktemp("runs") / "vae")
 
@@ -147,7 +148,7 @@ def test_the_folder_is_a_backbone(trained: Path, vae: Path) -> None:
     check_scheduler(parts.scheduler)
     assert parts.trained_prediction == "v_prediction"
     assert (parts.words.width, parts.words.reads_padding) == (TEXT_WIDTH, False)
-    assert equal(parts.vae, AutoencoderKL.from_pretrained(vae / "vae"))
+    assert equal(parts.vae, AutoencoderTiny.from_pretrained(vae / "vae"))
     network: Any = parts.unet
     plain = UNet2DConditionModel.from_pretrained(trained / "unet")
     assert (plain.config.in_channels, network.config.in_channels) == (4, 8)

@@ -35,8 +35,12 @@ class LatentVaeObjective(nn.Module):
         latents = model.encode(pictures).latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         error = model.decode(latents + settings.noise * noise).sample - pictures
-        loss: Tensor = error.square().mean() + settings.l1_weight * error.abs().mean()
-        return loss + settings.latent_weight * latents.square().mean()
+        loss: Tensor = (
+            error.square().mean()
+            + settings.l1_weight * error.abs().mean()
+            + settings.latent_weight * latents.square().mean()
+        )
+        return loss
 
 
 def some_as_masks(batch: Batch, share: float, generator: torch.Generator) -> Picture:
