@@ -34,7 +34,7 @@ from earth_models import RESULTS, save
 from study_runs import Run, announce, finish
 from words import ABSENT, Timed, measure, plan
 
-STEPS = 300
+STEPS = 1000
 
 HELD_OUT = {"earth": ("wetland", "urban"), "camvid": ("pavement", "bicyclist")}
 """Words that one arm is never asked for in training."""
