@@ -5,8 +5,9 @@
 
 All rows are of one model on one split of labelled images, in one run. "base" is a supervised
 segmenter of the same classes on the same images, which has no words; its presence is its largest
-probability. "refined" puts a refiner of the same classes behind the text segmenter. Classes whose
-names the model was not trained on count as unseen in every row. Numbers go to
+probability. "no masks drawn" is the control: the network looks once, without a word, and its pixels
+are compared with the words. "refined" puts a refiner of the same classes behind the text segmenter.
+Classes whose names the model was not trained on count as unseen in every row. Numbers go to
 benchmarks/results/words_DATA_MODEL.json.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch.nn import functional as F
 
 from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size, table
@@ -42,6 +44,7 @@ from crispmask.models.inputs import as_base_output
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import Segmenter
 from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.models.text_views import scene
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.provenance import provenance
 from crispmask.shapes import Image
@@ -111,6 +114,7 @@ def plan(
         other = "vae" if segmenter.config.decode == "light" else "light"
         rows.append(Row(ask=ask(decode=other), rows={f"names, {other} decoder": names}))
     rows.append(Row(ask=ask(flip=True), rows={"names, flip": names}))
+    rows.append(Row(ask=without_masks(segmenter), rows={"names, no masks drawn": names}))
     if refiner is not None:
         rows.append(Row(ask=behind(ask(), refiner), rows={"names, refined": names}))
     if base is not None:
@@ -130,6 +134,31 @@ def behind(ask: Ask, refiner: MaskRefiner) -> Ask:
             return WordsOutput(labels=refiner(image, base).labels, presence=answer.presence)
 
         return refined
+
+    return bound
+
+
+def without_masks(segmenter: TextSegmenter) -> Ask:
+    """The control: scores of pixels and words from the one call that ranks, and no other call."""
+
+    def bound(words: Vocabulary) -> WordsSegmenter:
+        states, empty = segmenter.words(words), segmenter.words.encode([""])
+        vectors, align = segmenter.align.words(states.pooled), segmenter.align
+
+        def answer(image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
+            with torch.inference_mode():
+                whole = scene(segmenter, image, tile=0, overlap=0, mirrored=False)
+                z_image = whole.whole.latents
+                (start,) = whole.starts(segmenter, seed=0)
+                step = torch.full((1,), segmenter.last_step)
+                pixels = align.pixels(segmenter.call(z_image, start, step, empty).features)
+                near = align.scores(pixels, vectors)
+                presence = align.presence(near)
+                scores = whole.enlarge(near) + F.logsigmoid(presence)[..., None, None]
+                found = words.class_scores(presence).sigmoid()[:, : len(words.class_names)]
+            return WordsOutput(labels=words.labels(scores.sigmoid(), among=among), presence=found)
+
+        return answer
 
     return bound
 

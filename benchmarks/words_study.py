@@ -108,7 +108,9 @@ def measured(
         replace(
             row,
             rows={
-                n: words for n, words in row.rows.items() if n == "names" or n.startswith(wanted)
+                n: words
+                for n, words in row.rows.items()
+                if n == "names" or n.startswith(wanted) or "no masks" in n
             },
         )
         for row in rows

@@ -75,6 +75,7 @@ def test_all_rows_of_words(
         "names, 2 steps",
         "names, vae decoder",
         "names, flip",
+        "names, no masks drawn",
         "names, refined",
         "base",
     ]
@@ -84,6 +85,10 @@ def test_all_rows_of_words(
         "names, 2 steps": model(image, list(NAMES), num_inference_steps=2).labels,
         "base": base(image).probs.argmax(1),
     }
+    only = model.config  # weights beside which no mask counts
+    model.config = replace(only, align_weight=1e6, presence_weight=1e6)
+    labels["names, no masks drawn"] = model(image, list(NAMES)).labels
+    model.config = only
     labels["names, refined"] = refiner(image, model(image, list(NAMES)).probs).labels
     by_name = {name: row for row in rows for name in row.rows}
     for name, want in labels.items():
@@ -110,7 +115,13 @@ def test_the_command_writes_its_numbers(
     monkeypatch.setattr(sys, "argv", ["words.py", *words])
     bench.main()
     record = json.loads((tmp_path / "words_earth_tiny-words.json").read_text())
-    assert set(record["rows"]) == {"names", "absent words", "names, vae decoder", "names, flip"}
+    assert set(record["rows"]) == {
+        "names",
+        "absent words",
+        "names, vae decoder",
+        "names, flip",
+        "names, no masks drawn",
+    }
     assert record["share_of_base"] is None
     assert "commit" in record["run"]
     assert record["rows"]["names"]["images"] == 1
@@ -138,7 +149,13 @@ def test_arms_of_the_study_are_trained_once_and_measured(
     said = capsys.readouterr().out
     assert "4 of 4 runs are missing: without-pathway-0, words-held-out-0, without-pathway-1" in said
     rows = json.loads((tmp_path / "words_study_earth.json").read_text())["rows"]
-    assert set(rows) == {"without pathway", "without pathway, absent words", "words held out"}
+    assert set(rows) == {
+        "without pathway",
+        "without pathway, absent words",
+        "without pathway, no masks drawn",
+        "words held out",
+        "words held out, no masks drawn",
+    }
     assert all(len(seeds) == 2 for seeds in rows.values())
     settings = json.loads(
         (tmp_path / "runs" / "words" / "earth" / "words-held-out-1" / "run.json").read_text()
