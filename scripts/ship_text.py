@@ -1,0 +1,55 @@
+"""Copy a trained segmenter of words into the package, in half precision, with its card.
+
+    python scripts/ship_text.py runs/text-earth --scores SCORES.json
+
+The scores are those that `benchmarks/words.py` wrote for the same folder. The text encoder, MiniLM,
+is not copied: it comes from its own package.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from crispmask.models.checkpoint import WEIGHTS, write_atomic
+from crispmask.models.text_segmenter import TextSegmenter
+
+MOST = 25_000_000
+"""Bytes of all files together."""
+
+COLUMNS = {"miou_truth": "mIoU", "miou_seen": "of seen words", "miou_unseen": "of unseen words"}
+
+
+def scores(path: Path) -> str:
+    """The rows of a record of `benchmarks/words.py` as a table, in percent."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    head = [*COLUMNS.values(), "presence AP", "absent area"]
+    lines = [f"## Scores\n\nOn the Earth test blocks, `{record['run']['command']}`", ""]
+    lines[0] += f" at {record['run']['commit']}:"
+    lines += ["| | " + " | ".join(head) + " |", "|---" + "|---:" * len(head) + "|"]
+    for name, row in record["rows"].items():
+        values = [row["scores"][key] for key in COLUMNS]
+        values += [(row["presence"] or {}).get("ap"), row["absent_area"]]
+        cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--scores", type=Path, required=True)
+    args = parser.parse_args()
+    folder = WEIGHTS / "text-earth"
+    TextSegmenter.from_pretrained(args.run).save_pretrained(folder, half=True)
+    card = (args.run / "README.md").read_text(encoding="utf-8")
+    write_atomic(folder / "README.md", f"{card}\n{scores(args.scores)}")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{size / 1e6:.2f} MB in {folder}")
+    if size > MOST:
+        raise SystemExit(f"more than the {MOST / 1e6:.0f} MB that the package may take.")
+
+
+if __name__ == "__main__":
+    main()
