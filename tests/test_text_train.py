@@ -121,7 +121,7 @@ def test_a_run_leaves_a_model_and_its_record(data: Path, backbone: Path, tmp_pat
     signs = {"val_foreground", "val_foreground_ratio", "val_empty", "val_latent_std_ratio"}
     for row in log(output):
         assert {"val_miou", "val_presence_ap", *signs} <= row.keys()
-        weighted = {"latent": 1, "bce": 1, "dice": 1, "align": 0.5, "presence": 0.1}
+        weighted = {"latent": 1, "bce": 1, "dice": 1, "align": 0.5, "compete": 0, "presence": 0.1}
         total = sum(weight * row[f"loss_{name}"] for name, weight in weighted.items())
         assert row["loss"] == pytest.approx(total, rel=1e-5)
     card = (output / "README.md").read_text()
@@ -361,15 +361,15 @@ def test_words_and_presence_against_a_slow_version(data: Path, other: Path, back
     model, objective, batch = parts(config)
     assert set(batch.sources.tolist()) == {0, 1}
     generator = torch.Generator().manual_seed(0)
-    align, presence, _ = objective.words_loss(batch, model.look(batch.images), generator)
-    cells, images = [], []
+    found, _ = objective.words_loss(batch, model.look(batch.images), generator)
+    cells, rivals, images = [], [], []
     for i, source in enumerate(batch.sources.tolist()):
         z = model.look(batch.images[i : i + 1])
         states = model.words.encode([""])
-        found = model.call(z, torch.zeros_like(z), torch.tensor([999]), states).features
+        features = model.call(z, torch.zeros_like(z), torch.tensor([999]), states).features
         words = NAMES if source == 0 else ("ball", "box")
         texts = model.align.words(model.words.encode(words).pooled)
-        scores = model.align.scores(model.align.pixels(found), texts)
+        scores = model.align.scores(model.align.pixels(features), texts)
         small = batch.masks[i, 1::2, 1::2]  # nearest-exact of an even side
         for k in range(len(words)):
             label = k + source  # the second set begins with its background
@@ -381,8 +381,14 @@ def test_words_and_presence_against_a_slow_version(data: Path, other: Path, back
             images.append(
                 F.binary_cross_entropy_with_logits(model.align.presence(scores)[0, k], there)
             )
-    assert align.item() == pytest.approx(torch.cat(cells).mean().item(), rel=1e-4)
-    assert presence.item() == pytest.approx(torch.stack(images).mean().item(), rel=1e-4)
+        named = small.where(small != IGNORE, -1) - source
+        worded = named >= 0  # neither unknown nor background
+        rivals.append(
+            scores[0].log_softmax(0).movedim(0, -1)[worded].gather(1, named[worded][:, None])
+        )
+    assert found["align"].item() == pytest.approx(torch.cat(cells).mean().item(), rel=1e-4)
+    assert found["compete"].item() == pytest.approx(-torch.cat(rivals).mean().item(), rel=1e-4)
+    assert found["presence"].item() == pytest.approx(torch.stack(images).mean().item(), rel=1e-4)
 
 
 def test_hard_words_are_absent_and_of_the_own_data_set(
@@ -394,7 +400,7 @@ def test_hard_words_are_absent_and_of_the_own_data_set(
     batch.there[:], batch.asked[:] = False, False
     batch.there[:, 0], batch.asked[:, 0] = True, True
     generator = torch.Generator().manual_seed(0)
-    _, _, hard = objective.words_loss(batch, model.look(batch.images), generator)
+    _, hard = objective.words_loss(batch, model.look(batch.images), generator)
     expected = [[False, True, True] if s == 0 else [False, True, False] for s in batch.sources]
     assert hard.tolist() == expected
 

@@ -46,7 +46,8 @@ class TextTrainConfig:
         latent_weight: weight of the squared error of latents.
         bce_weight: weight of the cross-entropy of pixels.
         dice_weight: weight of the soft Dice loss of words that occur.
-        align_weight: weight of the cross-entropy of words and cells.
+        align_weight: weight of the cross-entropy of words and cells, each word for itself.
+        compete_weight: weight of the cross-entropy of cells over all words of the data set.
         presence_weight: weight of the cross-entropy of presence.
     """
 
@@ -73,6 +74,7 @@ class TextTrainConfig:
     bce_weight: float = 1.0
     dice_weight: float = 1.0
     align_weight: float = 0.5
+    compete_weight: float = 0.0
     presence_weight: float = 0.1
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ class TextTrainConfig:
             raise ValueError(f"lora_rank must be at least 0, got {self.lora_rank}.")
         if self.from_scratch and self.lora_rank:
             raise ValueError("from_scratch needs lora_rank=0: random weights must all be trained.")
-        for name in ("latent", "bce", "dice", "align", "presence"):
+        for name in ("latent", "bce", "dice", "align", "compete", "presence"):
             if getattr(self, f"{name}_weight") < 0:
                 value = getattr(self, f"{name}_weight")
                 raise ValueError(f"{name}_weight must be at least 0, got {value}.")

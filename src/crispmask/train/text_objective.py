@@ -48,16 +48,16 @@ class TextObjective(nn.Module):
     def forward(self, batch: TextBatch, progress: float, generator: torch.Generator) -> Tensor:
         """Weighted sum of the losses, kept in ``parts``; ``progress`` does not matter here."""
         settings, z_image = self.settings, self.model.look(batch.images)
-        align, presence, hard = self.words_loss(batch, z_image, generator)
+        words, hard = self.words_loss(batch, z_image, generator)
         latent, bce, dice = self.masks_loss(batch, z_image, batch.asked | hard, generator)
-        found = {"latent": latent, "bce": bce, "dice": dice, "align": align, "presence": presence}
+        found = {"latent": latent, "bce": bce, "dice": dice, **words}
         self.parts = {f"loss_{name}": part.detach() for name, part in found.items()}
         weights = {name: getattr(settings, f"{name}_weight") for name in found}
         return torch.stack([weights[name] * part for name, part in found.items()]).sum()
 
     def words_loss(
         self, batch: TextBatch, z_image: VaeLatents, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Asked]:
+    ) -> tuple[dict[str, Tensor], Asked]:
         """Losses of alignment and presence, and hard absent words to be asked in addition.
 
         Each cell has the label of its centre; a crop without a known pixel counts for nothing.
@@ -68,7 +68,7 @@ class TextObjective(nn.Module):
         states = self.states(torch.full_like(batch.sources, NO_WORD))
         pixels = align.pixels(self.model.call(z_image, start, step, states).features)
         cells = resize_labels(batch.masks, (pixels.shape[2], pixels.shape[3]))
-        losses = torch.zeros(2, device=z_image.device)
+        losses = torch.zeros(3, device=z_image.device)
         counts = torch.zeros_like(losses)
         hard = torch.zeros_like(batch.asked)
         for source, ways in enumerate(self.table.sentences):
@@ -82,14 +82,16 @@ class TextObjective(nn.Module):
             there = batch.there[mine, :n]
             known = (cells[mine] != IGNORE)[:, None].expand_as(scores)
             seen = (batch.masks[mine] != IGNORE).flatten(1).any(1)[:, None].expand_as(logits)
+            said = truth.any(1)  # by one of the words
+            compete = F.cross_entropy(scores, truth, reduction="none")[said].sum()
             losses = losses + torch.stack(
-                [_bce_sum(scores, truth, known), _bce_sum(logits, there, seen)]
+                [_bce_sum(scores, truth, known), compete, _bce_sum(logits, there, seen)]
             )
-            counts = counts + torch.stack([known.sum(), seen.sum()])
+            counts = counts + torch.stack([known.sum(), said.sum(), seen.sum()])
             free = ~there & ~batch.asked[mine, :n]
             hard[mine, :n] = hardest(logits.detach(), free, self.settings.absent // 2)
-        words, presence = losses / counts.clamp(min=1)
-        return words, presence, hard
+        align, compete, presence = losses / counts.clamp(min=1)
+        return {"align": align, "compete": compete, "presence": presence}, hard
 
     def masks_loss(
         self, batch: TextBatch, z_image: VaeLatents, asked: Asked, generator: torch.Generator
