@@ -97,6 +97,7 @@ def earth_text() -> TextTrainConfig:
             ema_decay=0.99,
         ),
         augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5), hue=0.01),
+        compete_weight=1.0,
     )
 
 
