@@ -77,11 +77,16 @@ def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabul
 
 
 def load_segmenter(name: str) -> TextSegmenter:
-    """`TextSegmenter.from_pretrained` without progress bars and notes of transformers."""
+    """`TextSegmenter.from_pretrained` without progress bars and notes of other libraries."""
     if importlib.util.find_spec("transformers") is not None:
         from transformers.utils import logging
 
         their_log: Any = logging
         their_log.disable_progress_bar()
         their_log.set_verbosity_error()  # that MiniLM comes with a pooler that is not used
+    if importlib.util.find_spec("diffusers") is not None:
+        from diffusers.utils import logging as diffusers_log
+
+        quiet: Any = diffusers_log.set_verbosity_error
+        quiet()  # that an AutoencoderTiny's config says one thing twice
     return TextSegmenter.from_pretrained(name)

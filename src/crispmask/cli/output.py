@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from crispmask.data.sample import write_mask
@@ -38,3 +38,8 @@ def write_picture(pixels: UInt8[np.ndarray, "..."], path: Path) -> None:
     png = io.BytesIO()
     PIL.Image.fromarray(pixels).save(png, format="PNG")
     write_atomic(path, png.getvalue())
+
+
+def write_share(values: Float[Tensor, "h w"], path: Path) -> None:
+    """Write values in [0, 1] as a grey picture."""
+    write_picture((255 * values).round().byte().cpu().numpy(), path)

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from crispmask.cli.matching import expand, match, match_known
-from crispmask.cli.output import check_output, write_labels, write_picture
+from crispmask.cli.output import check_output, write_labels, write_picture, write_share
 from crispmask.data.catalog import palette_for
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispmask.data.sample import overlay, read_image
@@ -157,8 +157,3 @@ def known_labels(
     if path is None:
         return None
     return read_known(path, size=image.shape[1:], class_names=class_names, image_name=name)
-
-
-def write_share(values: Float[Tensor, "h w"], path: Path) -> None:
-    """Write values in [0, 1] as a grey picture."""
-    write_picture((255 * values).round().byte().cpu().numpy(), path)

@@ -11,8 +11,7 @@ from rich.progress import track
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.matching import expand
-from crispmask.cli.output import check_output, write_labels, write_picture
-from crispmask.cli.refine import write_share
+from crispmask.cli.output import check_output, write_labels, write_picture, write_share
 from crispmask.data.class_names import class_lists
 from crispmask.data.folder import IMAGE_SUFFIXES
 from crispmask.data.sample import read_image
