@@ -43,6 +43,8 @@ from crispmask.models.checkpoint import write_atomic
 from crispmask.models.inputs import as_base_output
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import Segmenter
+from crispmask.models.text_inference import rank
+from crispmask.models.text_question import TextSampling, question
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.text_views import scene
 from crispmask.models.vocabulary import Vocabulary
@@ -142,20 +144,17 @@ def without_masks(segmenter: TextSegmenter) -> Ask:
     """The control: scores of pixels and words from the one call that ranks, and no other call."""
 
     def bound(words: Vocabulary) -> WordsSegmenter:
-        states, empty = segmenter.words(words), segmenter.words.encode([""])
-        vectors, align = segmenter.align.words(states.pooled), segmenter.align
+        asked = question(segmenter, words, TextSampling())
 
         def answer(image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
             with torch.inference_mode():
                 whole = scene(segmenter, image, tile=0, overlap=0, mirrored=False)
-                z_image = whole.whole.latents
-                (start,) = whole.starts(segmenter, seed=0)
-                step = torch.full((1,), segmenter.last_step)
-                pixels = align.pixels(segmenter.call(z_image, start, step, empty).features)
-                near = align.scores(pixels, vectors)
-                presence = align.presence(near)
-                scores = whole.enlarge(near) + F.logsigmoid(presence)[..., None, None]
-                found = words.class_scores(presence).sigmoid()[:, : len(words.class_names)]
+                ranking = rank(segmenter, whole, asked)
+                near = segmenter.align.scores(ranking.pixels, ranking.words)
+                there = F.logsigmoid(ranking.presence)[..., None, None]
+                scores = whole.enlarge(near) + there
+                found = words.class_scores(ranking.presence).sigmoid()
+            found = found[:, : len(words.class_names)]
             return WordsOutput(labels=words.labels(scores.sigmoid(), among=among), presence=found)
 
         return answer

@@ -34,8 +34,9 @@ def scores(path: Path) -> str:
     """The rows of a record of `benchmarks/words.py` as a table, in percent."""
     record = json.loads(path.read_text(encoding="utf-8"))
     head = [*COLUMNS.values(), "presence AP", "absent area"]
-    lines = [f"## Scores\n\nOn the Earth test blocks, `{record['run']['command']}`", ""]
-    lines[0] += f" at {record['run']['commit']}:"
+    run = record["run"]
+    lines = ["## Scores", ""]
+    lines += [f"On the Earth test blocks, `{run['command']}` at {run['commit']}:", ""]
     lines += ["| | " + " | ".join(head) + " |", "|---" + "|---:" * len(head) + "|"]
     for name, row in record["rows"].items():
         values = [row["scores"][key] for key in COLUMNS]

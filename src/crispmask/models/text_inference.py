@@ -72,7 +72,7 @@ def answer(
             scene(segmenter, pixels, tile=how.tile, overlap=how.overlap, mirrored=mirrored)
             for mirrored in ((False, True) if how.flip else (False,))
         ]
-        ranking = _rank(segmenter, scenes[0], asked)
+        ranking = rank(segmenter, scenes[0], asked)
         plan = _plan(segmenter, asked, ranking, among)
         seeds = range(how.seed, how.seed + how.ensemble_size)
         total: Tensor | None = None
@@ -95,7 +95,7 @@ def answer(
     )
 
 
-def _rank(segmenter: TextDenoiser, seen: Scene, asked: Question) -> Ranking:
+def rank(segmenter: TextDenoiser, seen: Scene, asked: Question) -> Ranking:
     """Presence of all queries from one call with the empty prompt on the whole view."""
     latents = seen.whole.latents
     step = torch.full((1,), segmenter.last_step, device=latents.device)
