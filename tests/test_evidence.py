@@ -32,11 +32,12 @@ from crispmask.nn.unet import MaskUNet, MaskUNetConfig
 from crispmask.predict import refine_windows
 from crispmask.recipes import earth_evidence
 from crispmask.shapes import IGNORE, Mask, Time
-from crispmask.train.batches import Batch, evenly
+from crispmask.train.batches import Batch, Stored, evenly
 from crispmask.train.configs import RefinerTrainConfig
 from crispmask.train.damage import damaged, holes
 from crispmask.train.evidence import EvidenceConfig, click, simulate, stroke
 from crispmask.train.objectives import RefinerObjective
+from crispmask.train.run import partly_labelled
 
 NAMES = ("land", "water", "cloud")
 
@@ -433,6 +434,22 @@ def test_a_share_of_images_is_spread_evenly() -> None:
     assert evenly(10, 0.2) == [False] * 4 + [True] + [False] * 4 + [True]
     assert sum(evenly(374, 0.05)) == 18
     assert all(evenly(7, 1.0))
+    with pytest.raises(InputError, match=r"0.05 of 10 images are none; take 0.1 or more"):
+        evenly(10, 0.05)
+
+
+def test_masks_of_the_others_are_half_of_what_is_drawn() -> None:
+    seen = [
+        Stored(image=torch.full((3, 4, 4), i, dtype=torch.uint8), mask=torch.zeros(4, 4).byte())
+        for i in range(10)
+    ]
+    settings = replace(earth_evidence(), labelled=0.2)
+    labels = [(int(item.image[0, 0, 0]), item.labelled) for item in partly_labelled(seen, settings)]
+    assert {place for place, labelled in labels if labelled} == {4, 9}
+    assert sum(labelled for _, labelled in labels) == len(labels) / 2 == 8
+    alone = partly_labelled(seen, replace(settings, other_masks=False))
+    assert [int(item.image[0, 0, 0]) for item in alone] == [4, 9]
+    assert partly_labelled(seen, replace(settings, labelled=1.0)) == seen
 
 
 def test_holes_hide_image_and_base() -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 
 from crispmask.data.sample import Sample
 from crispmask.data.transforms import AugmentConfig, augment, block_mean, pad_to_multiple
+from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import Base
 from crispmask.models.segmenters import BaseOutput
@@ -160,7 +161,13 @@ def folds_of(data: Images, folds: int) -> list[int]:
 
 
 def evenly(count: int, share: float) -> list[bool]:
-    """Which of so many images belong to a share of them, spread evenly."""
+    """Which of so many images belong to a share of them, spread evenly.
+
+    Raises:
+        InputError: if that is none.
+    """
+    if int(count * share) < 1:
+        raise InputError(f"{share:g} of {count} images are none; take {1 / count:.2g} or more.")
     return [int((i + 1) * share) > int(i * share) for i in range(count)]
 
 

@@ -115,7 +115,8 @@ class RefinerTrainConfig:
         evidence: clicks and strokes that are shown as known labels; None trains without.
         holes: share of the crops with a rectangle of which image and base say nothing of their own.
         labelled: share of the training images that are shown with image and base, evenly spread;
-            of the others the refiner sees the masks alone.
+            of the others the refiner sees the masks alone, in half of the crops.
+        other_masks: False leaves the others out altogether.
     """
 
     data: str
@@ -150,6 +151,7 @@ class RefinerTrainConfig:
     evidence: EvidenceConfig | None = None
     holes: float = 0.0
     labelled: float = 1.0
+    other_masks: bool = True
 
     def __post_init__(self) -> None:
         self.network(num_classes=2, cond_channels=1)  # checks its sizes, before any data is read

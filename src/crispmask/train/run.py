@@ -117,11 +117,11 @@ def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task
     facts: dict[str, Any] = {"train_images": len(train_set), "val_images": len(few_set)}
     more: dict[str, Any] = {}
     if isinstance(config, SegmenterTrainConfig):
-        stored = store(train_set)
+        wanted = evenly(len(train_set), config.labelled)
         if config.folds:
             folds = folds_of(train_set, config.folds)
-            stored = [s for s, fold in zip(stored, folds, strict=True) if fold != config.fold]
-        stored = list(itertools.compress(stored, evenly(len(stored), config.labelled)))
+            wanted = [w and fold != config.fold for w, fold in zip(wanted, folds, strict=True)]
+        stored = list(itertools.compress(store(train_set), wanted))
         facts["train_images"] = len(stored)
         task = _segmenter_task(config, stored, store(few_set), names)
     elif config.in_memory:
@@ -162,11 +162,7 @@ def _refiner_task(
         conditioning=config.conditioning,
         stride=config.stride,
     )
-    chosen = evenly(len(seen), config.labelled)
-    seen = [
-        dataclasses.replace(item, labelled=labelled)
-        for item, labelled in zip(seen, chosen, strict=True)
-    ]
+    seen = partly_labelled(seen, config)
     outputs = [base(item.image[None].float() / 255) for item in few]
     score = ConfusionMatrix(len(names), sync_on_compute=False)  # each process counts all images
     for item, output in zip(few, outputs, strict=True):
@@ -197,6 +193,20 @@ def _refiner_task(
             "meet later. Train bases on folds (--folds 5 --fold i) and name them in --fold-bases."
         )
     return task, {"base_train_miou": train_miou, "base_val_miou": val_miou, "base_gap": gap}
+
+
+def partly_labelled(seen: list[Stored], config: RefinerTrainConfig) -> list[Stored]:
+    """The labelled images and, as often in all, the masks of the others."""
+    chosen = evenly(len(seen), config.labelled)
+    labelled = list(itertools.compress(seen, chosen))
+    others = [
+        dataclasses.replace(item, labelled=False)
+        for item, wanted in zip(seen, chosen, strict=True)
+        if not wanted
+    ]
+    if not others or not config.other_masks:
+        return labelled
+    return labelled * max(1, round(len(others) / len(labelled))) + others
 
 
 def _live_refiner_task(
