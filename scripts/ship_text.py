@@ -2,16 +2,21 @@
 
     python scripts/ship_text.py runs/text-earth --scores SCORES.json
 
-The scores are those that `benchmarks/words.py` wrote for the same folder. The text encoder, MiniLM,
-is not copied: it comes from its own package.
+The weights of the parts of a score, and the floor under it, are fitted again to validation images,
+as the training does at its end. The scores are those that `benchmarks/words.py` wrote for the same
+folder. The text encoder, MiniLM, is not copied: it comes from its own package.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+from crispmask.data.source import open_split
 from crispmask.models.checkpoint import WEIGHTS, write_atomic
 from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.train.batches import store
+from crispmask.train.queries import words_of
+from crispmask.train.text_scores import ValidationSet, text_scores
 
 MOST = 25_000_000
 """Bytes of all files together."""
@@ -54,7 +59,12 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, required=True)
     args = parser.parse_args()
     folder = WEIGHTS / "text-earth"
-    TextSegmenter.from_pretrained(args.run).save_pretrained(folder, half=True)
+    model = TextSegmenter.from_pretrained(args.run)
+    held_out = open_split("earth", "val")
+    words = words_of("earth", held_out.class_names)
+    seen = ValidationSet(name="earth", vocabulary=words, items=store(held_out))
+    print(text_scores(model, [seen]))
+    model.save_pretrained(folder, half=True)
     card = (args.run / "README.md").read_text(encoding="utf-8")
     write_atomic(folder / "README.md", f"{card}{USE}\n{scores(args.scores)}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

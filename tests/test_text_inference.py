@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,19 @@ def test_backgrounds_are_those_of_the_vocabulary(model: TextSegmenter, label: in
     assert 0.4 < (answer.labels == background).float().mean() < 0.6
     told = model(picture(), words, among=[])
     assert (told.labels == background).all()
+
+
+def test_a_threshold_is_a_chance_over_the_floor(model: TextSegmenter) -> None:
+    words = Vocabulary(
+        class_names=("cat", "dog", "cow"), templates=PLAIN, background=Threshold(score=0.3)
+    )
+    best = slow_scores(model, picture(), words)[0][:, :3].amax(1)
+    other = copy(model)
+    other.config = replace(model.config, temperature=4.0, floor=best.median().item() + 2)
+    chance = ((best - other.config.floor) / 4).sigmoid()
+    answer = other(picture(), words, top=None)
+    assert 0 < (chance < 0.3).float().mean() < 1
+    assert torch.equal(answer.labels == 3, chance < 0.3)
 
 
 def test_the_best_rival_is_always_drawn(model: TextSegmenter) -> None:

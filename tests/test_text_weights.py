@@ -52,4 +52,31 @@ def test_of_nothing_all_are_one() -> None:
     fit = WeightFit()
     parts, labels = drawn(1.0, 1.0, 1.0, seed=0)
     fit.update(parts, torch.full_like(labels, IGNORE))
-    assert set(fit.compute().values()) == {1.0}
+    floor = fit.compute().pop("floor")
+    assert set(fit.compute().values()) == {1.0, floor}
+    assert floor == 0
+
+
+def test_the_floor_parts_words_that_are_there_from_those_left_out() -> None:
+    """True words score 8 to 12 and all others -2 to 2: a floor lies between, with either sign."""
+    generator = torch.Generator().manual_seed(0)
+    for offset in (0.0, -20.0):
+        fit = WeightFit()
+        for _ in range(5):
+            labels = torch.randint(0, 4, (20, 20), generator=generator)
+            noise = 4 * torch.rand(4, 20, 20, generator=generator) - 2
+            logits = offset + noise + 10 * F.one_hot(labels, 4).movedim(-1, 0)
+            parts = ScoreParts(logits=logits, align=0 * logits, presence=torch.zeros(4))
+            fit.update(parts, labels)
+        assert offset + 2 < fit.compute()["floor"] < offset + 8
+
+
+def test_pixels_of_the_background_do_not_count_for_the_weights() -> None:
+    alone, beside = WeightFit(), WeightFit()
+    parts, labels = drawn(2.0, 0.5, 3.0, seed=0)
+    top = torch.arange(40)[:, None] < 20
+    alone.update(parts, labels.where(top, IGNORE))
+    beside.update(parts, labels.where(top, len(parts.presence)))
+    ours, theirs = alone.compute(), beside.compute()
+    assert theirs.pop("floor") > ours.pop("floor")
+    assert theirs == pytest.approx(ours, rel=0.3)  # other pixels are chosen

@@ -37,6 +37,7 @@ class TextSegmenterConfig:
         align_weight: of the pixel-word score in the score of a query.
         presence_weight: of the log-probability that the word is in the image, likewise.
         temperature: the scores are divided by it before the softmax over classes.
+        floor: score of a query at which a pixel is as likely background; see `Threshold`.
         guided: whether prompts were dropped in training, which guidance needs.
     """
 
@@ -53,6 +54,7 @@ class TextSegmenterConfig:
     align_weight: float = 1.0
     presence_weight: float = 1.0
     temperature: float = 1.0
+    floor: float = 0.0
     guided: bool = False
 
     def __post_init__(self) -> None:

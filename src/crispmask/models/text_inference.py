@@ -131,7 +131,9 @@ def _plan(
     ids = {*labels, label_of[rival]} if isinstance(policy, Threshold) else set(labels)
     kept = tuple(sorted(ids))
     if isinstance(policy, Threshold):
-        floor = (kept.index(label_of[rival]), math.log(policy.score / (1 - policy.score)))
+        chance = math.log(policy.score / (1 - policy.score))
+        score = segmenter.config.floor + segmenter.config.temperature * chance
+        floor = (kept.index(label_of[rival]), score)
     return Plan(
         queries=queries, labels=kept, places=[kept.index(label) for label in labels], floor=floor
     )

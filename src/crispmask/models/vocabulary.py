@@ -48,7 +48,9 @@ class Threshold:
     """A pixel is background where no class reaches this score.
 
     Attributes:
-        score: in (0, 1), fitted on training images, never on those that are reported.
+        score: in (0, 1): the chance of the best class against the background that a pixel needs.
+            It is even at the model's ``floor``, which training fits to held-out pixels with the
+            true word and without it.
         label: id of the background among the labels; None is one more than the last class.
     """
 
@@ -126,8 +128,7 @@ class Vocabulary:
         """What a user may write: words with commas, a known list, or a .txt or .json file.
 
         A known list brings its synonyms. Where it has a background, the other words of Pascal
-        Context are its rivals for the lists of Pascal VOC; other lists get a threshold of 0.5,
-        which is a guess: fit it on training images.
+        Context are its rivals for the lists of Pascal VOC; other lists get a threshold of 0.5.
         """
         if text.strip() in class_lists():
             return cls.named(text.strip())

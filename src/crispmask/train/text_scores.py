@@ -1,6 +1,5 @@
 """Scores of a `TextSegmenter` on validation images, and signs of collapse."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ from crispmask.models.mask_images import fill_unknown, masks_of
 from crispmask.models.text_config import pass_prompts
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.text_states import TextStates
-from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.models.vocabulary import Vocabulary
 from crispmask.shapes import IGNORE, Image, Mask
 from crispmask.train.batches import Stored
 from crispmask.train.collapse import MaskMonitor
@@ -141,7 +140,6 @@ def _look_closer(
     names, ids = vocabulary.class_names, torch.tensor(class_ids(vocabulary))
     if model.config.closed:
         rows = model.words.encode(pass_prompts(model.mask_codec.num_passes(len(names))))
-    untold = [i for i, name in zip(ids, names, strict=True) if name not in model.config.class_names]
     for i in own_share(len(data.items)):
         image = data.items[i].image[None].float() / 255
         small = resize_short_side(image, model.config.image_size)
@@ -149,26 +147,18 @@ def _look_closer(
         mask = resize_labels(data.items[i].mask[None].long(), (h, w))
         mask = F.pad(mask, (0, padded.shape[3] - w, 0, padded.shape[2] - h), value=IGNORE)
         maps = word_maps(model, padded.to(device), words, rows)
-        told = mask[0].masked_fill(torch.isin(mask[0], torch.tensor(untold)), IGNORE)
-        fit.update(_of_labels(maps.parts, vocabulary), told)
+        trained = model.config.class_names or names
+        fit.update(maps.parts, _word_of(mask[0], names, ids, trained))
         _watch(monitor, model, padded, mask, maps, ids)
 
 
-def _of_labels(parts: ScoreParts, vocabulary: Vocabulary) -> ScoreParts:
-    """The parts of words and, at its place, of a background that has a score of its own."""
-    policy = vocabulary.background
-    if not isinstance(policy, Threshold):
-        return parts
-
-    def put(x: Tensor, value: float) -> Tensor:
-        row = torch.full_like(x[:1], value)
-        return torch.cat([x[: policy.label], row, x[policy.label :]])
-
-    return ScoreParts(
-        logits=put(parts.logits, math.log(policy.score / (1 - policy.score))),
-        align=put(parts.align, 0.0),
-        presence=put(parts.presence, 0.0),
-    )
+def _word_of(mask: Mask, names: Sequence[str], ids: Tensor, trained: Sequence[str]) -> Mask:
+    """Which word each pixel is, the number of words where none; `IGNORE` where untrained."""
+    words = torch.full((IGNORE + 1,), len(names))
+    words[ids] = torch.arange(len(names))
+    words[IGNORE] = IGNORE
+    words[ids[[name not in trained for name in names]]] = IGNORE
+    return words[mask]
 
 
 def _set_scores(model: TextSegmenter, data: ValidationSet) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """How the parts of a query's score are weighed: fitted to held-out pixels."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +17,18 @@ PIXELS = 256
 """Of each image, evenly spread over the known ones."""
 
 CALM = 1e-3
-"""Weight of the squared logarithms, so that images without an error ask for no infinite weight."""
+"""Weight of the squared parameters, so that images without an error ask for no infinite one."""
+
+Sample = tuple[Float[Tensor, "3 n k"], Int64[Tensor, "n"]]
+"""Parts of the scores at the chosen pixels of an image, and which word is true; k is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreParts:
-    """What the score of each label of an image is the weighted sum of.
+    """What the score of each word in an image is the weighted sum of.
 
     Attributes:
-        logits: of masks; those of a background that words do not find are constant.
+        logits: of masks.
         align: score of pixels and words.
         presence: log-probability that the word is there.
     """
@@ -35,18 +39,24 @@ class ScoreParts:
 
 
 class WeightFit:
-    """Temperature T and weights of ``(logits + w_a align + w_p presence) / T``.
+    """Temperature T and weights of ``(logits + w_a align + w_p presence) / T``, and a floor.
 
-    They minimise the cross-entropy of the softmax over labels, as a temperature alone would (Guo et
-    al. 2017), on pixels of all images of all processes; each image counts the same. All three are
-    positive.
+    The first three minimise the cross-entropy of the softmax over words, as a temperature alone
+    would (Guo et al. 2017), on pixels of all images of all processes; each image counts the same.
+    All three are positive. The floor, the constant score of a background, is fitted afterwards: to
+    the same pixels with all words, and with the true word left out, where background is true.
     """
 
     def __init__(self) -> None:
-        self.samples: list[tuple[Tensor, Tensor]] = []
+        self.samples: list[Sample] = []
 
     def update(self, parts: ScoreParts, target: Int64[Tensor, "h w"]) -> None:
-        """Add an image; `IGNORE` in the target does not count."""
+        """Add an image.
+
+        Args:
+            parts: of k words.
+            target: which word is true, k where none is; `IGNORE` does not count.
+        """
         known = (target.flatten() != IGNORE).nonzero().flatten()
         chosen = known[:: max(1, math.ceil(len(known) / PIXELS))]
         if not len(chosen):
@@ -56,34 +66,66 @@ class WeightFit:
         self.samples.append((found.double().cpu(), target.flatten()[chosen].cpu()))
 
     def compute(self) -> dict[str, float]:
-        """``temperature``, ``align_weight`` and ``presence_weight``; all 1 of nothing."""
+        """``temperature``, ``align_weight``, ``presence_weight`` (1 of nothing), ``floor`` (0)."""
         state = PartialState()
         samples = self.samples
         if state.num_processes > 1:
             samples = gather_object(samples)
-        logs = torch.zeros(3, dtype=torch.float64)
-        if samples:
-            logs = _fitted(samples)
-        temperature, align, presence = logs.exp().tolist()
-        return {"temperature": temperature, "align_weight": align, "presence_weight": presence}
+        temperature, align, presence = fitted_weights(samples).exp().tolist()
+        scores = [((x[0] + align * x[1] + presence * x[2]), target) for x, target in samples]
+        return {
+            "temperature": temperature,
+            "align_weight": align,
+            "presence_weight": presence,
+            "floor": temperature * float(fitted_floor([(x / temperature, t) for x, t in scores])),
+        }
 
 
-def _fitted(samples: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "3"]:
-    """Logarithms of temperature and weights."""
+def fitted_weights(samples: Sequence[Sample]) -> Float[Tensor, "3"]:
+    """Logarithms of temperature and weights, from the pixels that a word is true of."""
+    named = [(x[:, t < x.shape[2]], t[t < x.shape[2]]) for x, t in samples]
+    named = [(x, t) for x, t in named if len(t)]
+
+    def loss(logs: Tensor) -> Tensor:
+        temperature, align, presence = logs.exp()
+        losses = [
+            F.cross_entropy((x[0] + align * x[1] + presence * x[2]) / temperature, target)
+            for x, target in named
+        ]
+        return torch.stack(losses).mean()
+
+    return minimum(loss, 3) if named else torch.zeros(3)
+
+
+def fitted_floor(
+    samples: Sequence[tuple[Float[Tensor, "n k"], Int64[Tensor, "n"]]],
+) -> Float[Tensor, ""]:
+    """The constant score of a background, from scores as the softmax takes them."""
+
+    def loss(floor: Tensor) -> Tensor:
+        losses = []
+        for scores, target in samples:
+            whole = torch.cat([scores, floor.expand(len(scores), 1)], 1)
+            none = torch.full_like(target, scores.shape[1])
+            left_out = whole.scatter(1, target[:, None], -torch.inf)
+            left_out[:, -1] = floor
+            losses += [F.cross_entropy(whole, target), F.cross_entropy(left_out, none)]
+        return torch.stack(losses).mean()
+
+    return minimum(loss, 1)[0] if samples else torch.zeros(())
+
+
+def minimum(loss: Callable[[Tensor], Tensor], count: int) -> Float[Tensor, "count"]:
+    """Where a smooth loss of a few parameters, in float64, is least; the search begins at 0."""
     with torch.enable_grad():
-        logs = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
+        found = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
 
-        def loss() -> Tensor:
+        def closure() -> Tensor:
             optimizer.zero_grad()
-            temperature, align, presence = logs.exp()
-            losses = [
-                F.cross_entropy((x[0] + align * x[1] + presence * x[2]) / temperature, target)
-                for x, target in samples
-            ]
-            total = torch.stack(losses).mean() + CALM * logs.square().sum()
+            total = loss(found) + CALM * found.square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             return total
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return logs.detach()
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return found.detach()

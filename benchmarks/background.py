@@ -1,0 +1,74 @@
+"""Which pixels become background: those of a word that is asked, and those of one that is not.
+
+    python benchmarks/background.py text-earth
+
+Each test tile of Earth is asked for all names of its classes, and once more without that of its
+commonest class. The table has the share of all known pixels that become background although their
+word is asked, and that of the pixels of the commonest class when it is not - for several thresholds,
+over the model's fitted floor and, to compare, over none. Numbers go to
+benchmarks/results/background_earth.json.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from crispmask.data.source import open_split
+from crispmask.evaluate.images import evenly_spread
+from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.shapes import IGNORE
+from crispmask.train.queries import words_of
+from earth_models import RESULTS, save
+
+CHANCES = (0.3, 0.5, 0.7)
+
+
+def background(model: TextSegmenter, words: Vocabulary, image: torch.Tensor) -> torch.Tensor:
+    """Where the answer is background, h w."""
+    answer = model(image, words, top=None)
+    return answer.labels[0] == answer.label_names.index("background")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="bundled name or folder of a text segmenter")
+    parser.add_argument("--limit", type=int, default=None, help="use only so many images")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    model = TextSegmenter.from_pretrained(args.model)
+    split = open_split("earth", "test")
+    samples = [split[i] for i in evenly_spread(len(split), args.limit)]
+    words = words_of("earth", split.class_names)
+    fitted = model.config
+    rows: dict[str, dict[str, float]] = {}
+    for name, floor in (("fitted floor", fitted.floor), ("no floor", 0.0)):
+        model.config = replace(fitted, floor=floor)
+        for chance in CHANCES:
+            lost = known = found = missing = 0
+            for sample in samples:
+                policy = Threshold(score=chance)
+                every = replace(words, background=policy)
+                there = sample.mask[sample.mask != IGNORE]
+                commonest = int(there.mode().values)
+                left = tuple(n for i, n in enumerate(words.class_names) if i != commonest)
+                fewer = replace(every, class_names=left, synonyms={})
+                lost += int(
+                    (background(model, every, sample.image) & (sample.mask != IGNORE)).sum()
+                )
+                known += len(there)
+                hidden = sample.mask == commonest
+                found += int((background(model, fewer, sample.image) & hidden).sum())
+                missing += int(hidden.sum())
+            shares = {"asked": lost / known, "not asked": found / missing}
+            rows[f"{name}, threshold {chance}"] = shares
+            print(f"{name}, threshold {chance}:", {k: round(100 * v, 1) for k, v in shares.items()})
+    save("background_earth", {"floor": fitted.floor, "rows": rows}, args.output)
+
+
+if __name__ == "__main__":
+    main()
