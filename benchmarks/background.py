@@ -2,9 +2,9 @@
 
     python benchmarks/background.py text-earth
 
-Each test tile of Earth is asked for all names of its classes, and once more without that of its
-commonest class. The table has the share of all known pixels that become background although their
-word is asked, and that of the pixels of the commonest class when it is not - for several thresholds,
+Each test tile of Earth is asked for the names of all classes, and once more without that of its
+commonest one. The rows have the share of all known pixels that become background although their
+word is asked, and that of the pixels of the commonest class when it is not: for several thresholds,
 over the model's fitted floor and, to compare, over none. Numbers go to
 benchmarks/results/background_earth.json.
 """
@@ -29,7 +29,8 @@ CHANCES = (0.3, 0.5, 0.7)
 def background(model: TextSegmenter, words: Vocabulary, image: torch.Tensor) -> torch.Tensor:
     """Where the answer is background, h w."""
     answer = model(image, words, top=None)
-    return answer.labels[0] == answer.label_names.index("background")
+    is_background: torch.Tensor = answer.labels[0] == answer.label_names.index("background")
+    return is_background
 
 
 def main() -> None:
@@ -53,8 +54,8 @@ def main() -> None:
             for sample in samples:
                 policy = Threshold(score=chance)
                 every = replace(words, background=policy)
-                there = sample.mask[sample.mask != IGNORE]
-                commonest = int(there.mode().values)
+                there = sample.mask != IGNORE
+                commonest = int(sample.mask[there].mode().values)
                 left = tuple(n for i, n in enumerate(words.class_names) if i != commonest)
                 fewer = replace(every, class_names=left, synonyms={})
                 lost += int(
