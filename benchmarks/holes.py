@@ -3,14 +3,14 @@
     python benchmarks/holes.py earth --runs runs
     CRISPMASK_DATA=FOLDER python benchmarks/holes.py camvid --limit 34
 
-A rectangle of each image is made grey before base and refiner see it. The rows: the base, which
-guesses from around it; the nearest label of the base outside; the control and the refiner that were
-trained with holes, with one call and with more; and eight drawn masks, of which the mean of their
-accuracy and the best of each image stand in the JSON. "joined" is how many connected regions a
-filled hole has for each that the truth has there, and "border" how long its borders are against the
-truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and DATA-holes-control-SEED:
-`crispmask train DATA-refiner --holes 0.75 --process absorbing --noise-target truth`, the second
-also with `--no-state-input`.
+A hole in each image, a rectangle or clouds, is made grey before base and refiner see it. The rows:
+the base, which guesses from around it; the nearest label of the base outside; the control and the
+refiner that were trained with holes, with one call and with more; and eight drawn masks, of which
+the mean of their accuracy and the best of each image stand in the JSON. "joined" is how many
+connected regions a filled hole has for each that the truth has there, and "border" how long its
+borders are against the truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and
+DATA-holes-control-SEED: `crispmask train DATA-refiner --holes 0.75 --process absorbing
+--noise-target truth`, the second also with `--no-state-input`.
 """
 
 import argparse
@@ -95,13 +95,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
     parser.add_argument("--calls", type=int, default=10)
+    parser.add_argument("--shape", choices=["rectangle", "clouds"], default="rectangle")
     args = parser.parse_args()
     split: Split = "test" if args.data == "earth" else "val"
     data = open_split(args.data, split)
     generator = torch.Generator().manual_seed(0)
     samples = [data[i] for i in range(len(data))]
     missing = {
-        sample.name: holes(1, (sample.mask.shape[0], sample.mask.shape[1]), 1.0, generator)[0]
+        sample.name: holes(
+            1,
+            (sample.mask.shape[0], sample.mask.shape[1]),
+            1.0,
+            generator,
+            clouds=float(args.shape == "clouds"),
+        )[0]
         for sample in samples
     }
     truth = {sample.name: sample.mask for sample in samples}
@@ -154,7 +161,7 @@ def main() -> None:
         )
         for name, kind, options in arms
     ]
-    title = f"{args.data}: holes"
+    title = f"{args.data}: holes, {args.shape}"
     inside = inside_of(data, missing)
     report = evaluate(inside, base, rows, title=title, limit=args.limit, pictures=0)
     print(f"\n{title}\n\n{report.markdown()}", flush=True)
@@ -179,7 +186,7 @@ def main() -> None:
         several["best"].add(masks[right.index(max(right))], truth[name], hole)
     shapes |= {f"drawn, {kind} of {DRAWN}": shape for kind, shape in several.items()}
     save(
-        f"holes_{args.data}",
+        f"holes_{args.data}" + ("_clouds" if args.shape == "clouds" else ""),
         {
             "protocol": dict(report.protocol),
             "rows": summary(report),

@@ -452,14 +452,22 @@ def test_masks_of_the_others_are_half_of_what_is_drawn() -> None:
     assert partly_labelled(seen, replace(settings, labelled=1.0)) == seen
 
 
+def test_holes_are_rectangles_or_clouds() -> None:
+    for clouds in (0.0, 1.0):
+        generator = torch.Generator().manual_seed(4)
+        hidden = holes(20, (32, 40), 1.0, generator, clouds=clouds)
+        assert (hidden.float().mean((1, 2)) >= 1 / 64 - 0.002).all()
+        assert (hidden.float().mean((1, 2)) <= 1 / 4 + 0.02).all()
+        boxes = [one.any(0).sum() * one.any(1).sum() for one in hidden]
+        filled = [int(one.sum()) == int(box) for one, box in zip(hidden, boxes, strict=True)]
+        assert sum(filled) == (0 if clouds else 20)
+    assert not holes(2, (32, 40), 0.0, generator).any()
+
+
 def test_holes_hide_image_and_base() -> None:
     model = refiner()
     settings = replace(earth_evidence(), process="uniform", evidence=None, holes=1.0)
     generator = torch.Generator().manual_seed(0)
-    hidden = holes(2, (32, 40), 1.0, torch.Generator().manual_seed(4))
-    assert (hidden.float().mean((1, 2)) >= 1 / 64).all()
-    assert (hidden.float().mean((1, 2)) <= 1 / 4 + 0.02).all()
-    assert not holes(2, (32, 40), 0.0, generator).any()
     masks = blocks(generator)
     every = torch.ones(2, dtype=torch.bool)
     maps = torch.full((2, 3, 16, 20), 1 / 3)

@@ -113,7 +113,8 @@ class RefinerTrainConfig:
         hard_labels: share of images whose base probabilities are replaced by one-hot labels, so
             that the refiner also serves segmenters that give labels only.
         evidence: clicks and strokes that are shown as known labels; None trains without.
-        holes: share of the crops with a rectangle of which image and base say nothing of their own.
+        holes: share of the crops with a hole, a rectangle or clouds, of which image and base say
+            nothing of their own.
         labelled: share of the training images that are shown with image and base, evenly spread;
             of the others the refiner sees the masks alone, in half of the crops.
         other_masks: False leaves the others out altogether.

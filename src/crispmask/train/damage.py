@@ -43,28 +43,46 @@ def damaged(masks: Mask, probs: Probs, generator: torch.Generator) -> Mask:
 
 
 def holes(
-    count: int, size: tuple[int, int], share: float, generator: torch.Generator
+    count: int,
+    size: tuple[int, int],
+    share: float,
+    generator: torch.Generator,
+    *,
+    clouds: float = 0.5,
 ) -> Bool[Tensor, "count h w"]:
-    """Rectangles, one in a share of the images, with sides of an eighth to a half of the image's.
+    """A hole in a share of the images: a rectangle, or clouds.
+
+    Sides of rectangles are an eighth to a half of the image's. Clouds, one or several, cover as
+    much: a 64th to a quarter of the image.
 
     Args:
         count: of images.
         size: height and width.
         share: of the images that have one.
         generator: decides everything.
+        clouds: share of the holes that are clouds.
     """
     hidden = torch.zeros(count, *size, dtype=torch.bool)
     for image in hidden:
-        chance, *places = torch.rand(5, generator=generator).tolist()
+        chance, kind, *places = torch.rand(6, generator=generator).tolist()
         if chance >= share:
             continue
-        spans = []
-        for side, start, length in zip(size, places[:2], places[2:], strict=True):
-            long = round(side * (1 + 3 * length) / 8)
+        spans = [(1 + 3 * length) / 8 for length in places[2:]]
+        if kind < clouds:
+            image |= _highest(_smooth(1, *size, generator)[0], spans[0] * spans[1])
+            continue
+        inside = []
+        for side, start, span in zip(size, places[:2], spans, strict=True):
+            long = round(side * span)
             first = round(start * (side - long))
-            spans.append(slice(first, first + long))
-        image[spans[0], spans[1]] = True
+            inside.append(slice(first, first + long))
+        image[inside[0], inside[1]] = True
     return hidden
+
+
+def _highest(field: Float[Tensor, "h w"], share: float) -> Bool[Tensor, "h w"]:
+    """Where a field is above all but this share of itself."""
+    return field > field.flatten().kthvalue(max(1, round((1 - share) * field.numel()))).values
 
 
 def _confused(
@@ -89,10 +107,9 @@ def _patched(
 ) -> Int64[Tensor, "h w"]:
     """A share of the pixels, in patches, with the labels of another place."""
     h, w = mask.shape
-    noise = _smooth(1, h, w, generator)[0]
-    level = noise.flatten().kthvalue(max(1, round((1 - share) * noise.numel()))).values
+    wrong = _highest(_smooth(1, h, w, generator)[0], share)
     rows, columns = (int(torch.randint(side, (), generator=generator)) for side in (h, w))
-    return mask.roll((rows, columns), (0, 1)).where(noise > level, mask)
+    return mask.roll((rows, columns), (0, 1)).where(wrong, mask)
 
 
 def _shifted(

@@ -43,8 +43,8 @@ class WeightFit:
 
     The first three minimise the cross-entropy of the softmax over words, as a temperature alone
     would (Guo et al. 2017), on pixels of all images of all processes; each image counts the same.
-    All three are positive. The floor, the constant score of a background, is fitted afterwards: to
-    the same pixels with all words, and with the true word left out, where background is true.
+    All three are positive. The floor, the constant score of a background, is fitted afterwards: it
+    parts pixels that are asked for all words from those whose true word is left out.
     """
 
     def __init__(self) -> None:
@@ -100,16 +100,22 @@ def fitted_weights(samples: Sequence[Sample]) -> Float[Tensor, "3"]:
 def fitted_floor(
     samples: Sequence[tuple[Float[Tensor, "n k"], Int64[Tensor, "n"]]],
 ) -> Float[Tensor, ""]:
-    """The constant score of a background, from scores as the softmax takes them."""
+    """The constant score of a background, from scores that were divided by the temperature.
+
+    That of the logistic regression of "the word is asked" on the best score of a pixel, with slope
+    one: over all words, and over all but the true one.
+    """
+    best = []
+    for scores, target in samples:
+        whole = torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], 1)
+        left_out = whole.scatter(1, target[:, None], -torch.inf).amax(1)
+        best.append((scores.amax(1)[target < scores.shape[1]], left_out))
 
     def loss(floor: Tensor) -> Tensor:
-        losses = []
-        for scores, target in samples:
-            whole = torch.cat([scores, floor.expand(len(scores), 1)], 1)
-            none = torch.full_like(target, scores.shape[1])
-            left_out = whole.scatter(1, target[:, None], -torch.inf)
-            left_out[:, -1] = floor
-            losses += [F.cross_entropy(whole, target), F.cross_entropy(left_out, none)]
+        losses = [
+            F.softplus(floor - asked).sum() / len(left_out) + F.softplus(left_out - floor).mean()
+            for asked, left_out in best
+        ]
         return torch.stack(losses).mean()
 
     return minimum(loss, 1)[0] if samples else torch.zeros(())
