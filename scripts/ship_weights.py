@@ -1,13 +1,17 @@
 """Copy trained Earth models into the package, in half precision, with their cards.
 
-    python scripts/ship_weights.py --runs runs --report benchmarks/results/first_light_earth_test
+    python scripts/ship_weights.py --runs runs --report benchmarks/results/first_light_earth_test \
+        --clicks benchmarks/results/evidence_earth.json
 
+The refiner is that of the recipe earth-evidence: it also knows what to make of clicks.
 Filters and matrices are stored as fp16, statistics and biases as fp32; loading gives fp32.
 """
 
 import argparse
 import json
 import shutil
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,12 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from crispmask.models.checkpoint import WEIGHTS, write_atomic
 
-PARTS = {"base": "earth-base", "refiner": "earth-refiner-0", "control": "earth-control-0"}
-ROWS = {
-    "base": ("base",),
-    "refiner": ("refined, 1 call", "refined, 3 calls"),
-    "control": ("control",),
-}
+PARTS = {"base": "earth-base", "refiner": "earth-evidence", "control": "earth-control-0"}
+ROW = "clicks in the state, 1 call"
 COLUMNS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece")
 
 
@@ -44,14 +44,32 @@ def calibrated(run: Path) -> str:
 
 
 def scores(report: Path, part: str) -> str:
-    """The test rows of a part as a table for its card: mean over seeds."""
+    """The test row of a part as a table for its card: mean over seeds."""
     data = json.loads((report / "report.json").read_text())
+    rows = {row["name"]: {c: row[c]["mean"] for c in COLUMNS} for row in data["rows"]}
+    return table({part: rows[part]})
+
+
+def scores_of_clicks(record: Path) -> str:
+    """The refiner's row at each number of clicks as a table for its card: mean over seeds.
+
+    A click tells a disc in a region that the control has wrong; told pixels are not scored.
+    """
+    found = json.loads(record.read_text())["clicks"]
+    return table(
+        {
+            f"{count} clicks": {c: statistics.fmean(rows[ROW][c]) for c in COLUMNS}
+            for count, rows in found.items()
+        }
+    )
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown of means over seeds."""
     lines = ["", "Scores on the Earth test blocks, mean over seeds (this file is seed 0):", ""]
     lines += ["| row | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for row in data["rows"]:
-        if row["name"] in ROWS[part]:
-            means = " | ".join(f"{row[c]['mean']:.4f}" for c in COLUMNS)
-            lines.append(f"| {row['name']} | {means} |")
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[c]:.4f}" for c in COLUMNS) + " |")
     return "\n".join([*lines, ""])
 
 
@@ -59,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--clicks", type=Path, required=True)
     args = parser.parse_args()
     total = 0
     for part, run in PARTS.items():
@@ -67,7 +86,8 @@ def main() -> None:
         total += halve(args.runs / run / "model.safetensors", folder / "model.safetensors")
         shutil.copy(args.runs / run / "config.json", folder / "config.json")
         card = (args.runs / run / "README.md").read_text()
-        card += calibrated(args.runs / run) + scores(args.report, part)
+        card += calibrated(args.runs / run)
+        card += scores_of_clicks(args.clicks) if part == "refiner" else scores(args.report, part)
         write_atomic(folder / "README.md", card)
     print(f"{total / 1e6:.2f} MB in {WEIGHTS / 'earth-small'}")
 
