@@ -1,7 +1,7 @@
 """How the parts of a query's score are weighed: fitted to held-out pixels."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ PIXELS = 256
 """Of each image, evenly spread over the known ones."""
 
 CALM = 1e-3
-"""Weight of the squared parameters, so that images without an error ask for no infinite one."""
+"""Weight of the squared logarithms, so that images without an error ask for no infinite weight."""
 
 Sample = tuple[Float[Tensor, "3 n k"], Int64[Tensor, "n"]]
 """Parts of the scores at the chosen pixels of an image, and which word is true; k is none."""
@@ -43,8 +43,7 @@ class WeightFit:
 
     The first three minimise the cross-entropy of the softmax over words, as a temperature alone
     would (Guo et al. 2017), on pixels of all images of all processes; each image counts the same.
-    All three are positive. The floor, the constant score of a background, is fitted afterwards: it
-    parts pixels that are asked for all words from those whose true word is left out.
+    All three are positive. The floor, the constant score of a background, is fitted afterwards.
     """
 
     def __init__(self) -> None:
@@ -72,12 +71,12 @@ class WeightFit:
         if state.num_processes > 1:
             samples = gather_object(samples)
         temperature, align, presence = fitted_weights(samples).exp().tolist()
-        scores = [((x[0] + align * x[1] + presence * x[2]), target) for x, target in samples]
+        scores = [(x[0] + align * x[1] + presence * x[2], target) for x, target in samples]
         return {
             "temperature": temperature,
             "align_weight": align,
             "presence_weight": presence,
-            "floor": temperature * float(fitted_floor([(x / temperature, t) for x, t in scores])),
+            "floor": fitted_floor(scores),
         }
 
 
@@ -85,53 +84,43 @@ def fitted_weights(samples: Sequence[Sample]) -> Float[Tensor, "3"]:
     """Logarithms of temperature and weights, from the pixels that a word is true of."""
     named = [(x[:, t < x.shape[2]], t[t < x.shape[2]]) for x, t in samples]
     named = [(x, t) for x, t in named if len(t)]
-
-    def loss(logs: Tensor) -> Tensor:
-        temperature, align, presence = logs.exp()
-        losses = [
-            F.cross_entropy((x[0] + align * x[1] + presence * x[2]) / temperature, target)
-            for x, target in named
-        ]
-        return torch.stack(losses).mean()
-
-    return minimum(loss, 3) if named else torch.zeros(3)
-
-
-def fitted_floor(
-    samples: Sequence[tuple[Float[Tensor, "n k"], Int64[Tensor, "n"]]],
-) -> Float[Tensor, ""]:
-    """The constant score of a background, from scores that were divided by the temperature.
-
-    That of the logistic regression of "the word is asked" on the best score of a pixel, with slope
-    one: over all words, and over all but the true one.
-    """
-    best = []
-    for scores, target in samples:
-        whole = torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], 1)
-        left_out = whole.scatter(1, target[:, None], -torch.inf).amax(1)
-        best.append((scores.amax(1)[target < scores.shape[1]], left_out))
-
-    def loss(floor: Tensor) -> Tensor:
-        losses = [
-            F.softplus(floor - asked).sum() / len(left_out) + F.softplus(left_out - floor).mean()
-            for asked, left_out in best
-        ]
-        return torch.stack(losses).mean()
-
-    return minimum(loss, 1)[0] if samples else torch.zeros(())
-
-
-def minimum(loss: Callable[[Tensor], Tensor], count: int) -> Float[Tensor, "count"]:
-    """Where a smooth loss of a few parameters, in float64, is least; the search begins at 0."""
+    if not named:
+        return torch.zeros(3)
     with torch.enable_grad():
-        found = torch.zeros(count, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
+        logs = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
 
-        def closure() -> Tensor:
+        def loss() -> Tensor:
             optimizer.zero_grad()
-            total = loss(found) + CALM * found.square().sum()
+            temperature, align, presence = logs.exp()
+            losses = [
+                F.cross_entropy((x[0] + align * x[1] + presence * x[2]) / temperature, target)
+                for x, target in named
+            ]
+            total = torch.stack(losses).mean() + CALM * logs.square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             return total
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return found.detach()
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return logs.detach()
+
+
+def fitted_floor(samples: Sequence[tuple[Float[Tensor, "n k"], Int64[Tensor, "n"]]]) -> float:
+    """The constant score of a background at which both errors are equally frequent.
+
+    These are: that a pixel whose word is asked has no score above it, and that one has whose true
+    word is left out.
+    """
+    asked, left_out = [], []
+    for scores, target in samples:
+        whole = torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], 1)
+        asked.append(whole.amax(1)[target < scores.shape[1]])
+        left_out.append(whole.scatter(1, target[:, None], -torch.inf).amax(1))
+    if not samples or not sum(map(len, asked)):
+        return 0.0
+    low, high = torch.cat(asked).sort().values, torch.cat(left_out).sort().values
+    floors = torch.cat([low, high[high.isfinite()]])
+    lost = torch.searchsorted(low, floors) / len(low)
+    kept = 1 - torch.searchsorted(high, floors, right=True) / len(high)
+    unlike = (lost - kept).abs()
+    return float(floors[unlike == unlike.min()].mean())
