@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from crispmask.cli import main
-from crispmask.cli.segment import SegmentArguments
+from crispmask.cli.segment import CHANCE, SegmentArguments
 from crispmask.data.sample import read_mask
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Threshold, Vocabulary
@@ -19,7 +19,7 @@ WORDS = "water, forest, city"
 ASKED = Vocabulary(
     class_names=("water", "forest", "city"),
     templates=("{}",),
-    background=Threshold(score=0.5),
+    background=Threshold(score=CHANCE),
 )
 
 
@@ -97,13 +97,13 @@ def test_options_reach_the_model(tiny_words: Path, tmp_path: Path) -> None:
     light, vae = record()["uncertainty"], record("--decode", "vae")["uncertainty"]
     assert light != vae
 
-    found = record("--background-threshold", "0.4")
+    found = record("--background-threshold", "0.45")
     assert found["label_names"] == ["water", "forest", "city", "background"]
     vocabulary = Vocabulary(
         class_names=("water", "forest", "city"),
         synonyms={"water": ("lake",)},
         templates=("{}",),
-        background=Threshold(score=0.4),
+        background=Threshold(score=0.45),
     )
     want = TextSegmenter.from_pretrained(tiny_words)(image, vocabulary)
     assert torch.equal(read_mask(output / "labels" / "a.png"), want.labels[0])
@@ -114,7 +114,7 @@ def test_a_class_list_has_no_background_but_its_own() -> None:
     def background(words: str) -> object:
         return SegmentArguments(images=("a.png", words)).vocabulary.background
 
-    assert background("water, forest") == Threshold(score=0.5)
+    assert background("water, forest") == Threshold(score=CHANCE)
     assert background("earth-10") is None
     assert background("isic-2") == Vocabulary.named("isic-2").background
 

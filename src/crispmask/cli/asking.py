@@ -25,7 +25,7 @@ class Asking:
         ensemble_size: seeds to average over, the first of which is --seed.
         tile: side in pixels of windows in which larger images are drawn, too; 0 for none.
         background_threshold: where the best word has a lower chance than this, in (0, 1), a pixel
-            becomes background; 0 is no background. By default `segment` takes 0.5 for words of your
+            becomes background; 0 is no background. By default `segment` takes 0.4 for words of your
             own, and a class list has the background that belongs to it, if any.
     """
 
