@@ -35,6 +35,7 @@ def corrupted(
 
 
 def _grown(mask: Bool[Tensor, "h w"], reach: int) -> Bool[Tensor, "h w"]:
-    size = 2 * reach + 1
-    pooled = F.max_pool2d(mask.float()[None, None], size, stride=1, padding=reach)
+    size, pooled = 2 * reach + 1, mask.float()[None, None]
+    for window, padding in (((size, 1), (reach, 0)), ((1, size), (0, reach))):  # cheaper than both
+        pooled = F.max_pool2d(pooled, window, stride=1, padding=padding)
     return pooled[0, 0] > 0
