@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -152,7 +153,9 @@ def _look_closer(
         _watch(monitor, model, padded, mask, maps, ids)
 
 
-def _word_of(mask: Mask, names: Sequence[str], ids: Tensor, trained: Sequence[str]) -> Mask:
+def _word_of(
+    mask: Int64[Tensor, "h w"], names: Sequence[str], ids: Tensor, trained: Sequence[str]
+) -> Int64[Tensor, "h w"]:
     """Which word each pixel is, the number of words where none; `IGNORE` where untrained."""
     words = torch.full((IGNORE + 1,), len(names))
     words[ids] = torch.arange(len(names))

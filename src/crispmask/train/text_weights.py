@@ -19,8 +19,8 @@ PIXELS = 256
 CALM = 1e-3
 """Weight of the squared logarithms, so that images without an error ask for no infinite weight."""
 
-Sample = tuple[Float[Tensor, "3 n k"], Int64[Tensor, "n"]]
-"""Parts of the scores at the chosen pixels of an image, and which word is true; k is none."""
+Sample = tuple[Float[Tensor, "3 _ _"], Int64[Tensor, "_"]]
+"""Of one image: parts of the scores of k words at n pixels, 3 n k, and which word is true, n."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def fitted_weights(samples: Sequence[Sample]) -> Float[Tensor, "3"]:
     return logs.detach()
 
 
-def fitted_floor(samples: Sequence[tuple[Float[Tensor, "n k"], Int64[Tensor, "n"]]]) -> float:
+def fitted_floor(samples: Sequence[tuple[Float[Tensor, "_ _"], Int64[Tensor, "_"]]]) -> float:
     """The constant score of a background at which both errors are equally frequent.
 
     These are: that a pixel whose word is asked has no score above it, and that one has whose true
