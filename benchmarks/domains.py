@@ -1,18 +1,19 @@
 """One model and one configuration across domains, trained on all at once and on each alone.
 
-    CRISPMASK_DATA=FOLDER python benchmarks/domains.py --backbone runs/latent-earth-pretrain \
-        --colin27 FOLDER --steps 1500 --seeds 2
+    CRISPMASK_DATA=FOLDER python benchmarks/domains.py camvid earth colin27:FOLDER fields
 
 Streets (CamVid), land from above (Earth), a brain (Colin27) and drawn fields, which are synthetic.
-Nothing but the words differs; the joint run takes as many steps as the single ones together. Runs
-lie in runs/domains and are gone on with or reused. mIoU for all, beside it what is usual: Dice for
-medicine, F1 for land from above. Numbers go to benchmarks/results/domains.json.
+Nothing but the words differs; the joint run takes as many steps as the single ones together. "no
+masks drawn" is the control: one look without a word, whose pixels are compared with the words.
+mIoU for all; mean Dice and HD95 over structures and images for medicine, mean F1 for land from
+above, as is usual there. Several shells share the runs in runs/domains/; an interrupted one is
+resumed, a finished one is not repeated. Numbers go to benchmarks/results/domains.json.
 """
 
 import argparse
-import dataclasses
-import shutil
-from dataclasses import replace
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,123 +21,161 @@ from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size
 from crispmask.data.source import Split, open_split
 from crispmask.data.transforms import AugmentConfig
-from crispmask.evaluate.open_vocabulary import (
-    WordsProtocol,
-    WordsResult,
-    cross_domain,
-    evaluate_words,
-)
+from crispmask.evaluate.open_vocabulary import WordsProtocol, WordsResult, cross_domain
 from crispmask.evaluate.words import vocabulary_of
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.text_recipes import earth_text
-from crispmask.train import TextTrainConfig, train
 from earth_models import RESULTS, save
+from study_runs import Run, announce, finish
+from words import Row, measure, without_masks
 
 SIDE = 128
 """Pixels of the short side at which every image is seen."""
 
+ANSWERS = ("names", "no masks drawn")
 
-def config(
-    data: tuple[str, ...], *, backbone: str, steps: int, batch_size: int, seed: int
-) -> TextTrainConfig:
-    """The one configuration."""
+USUAL = (
+    ("earth mean F1", "earth", "mean_f1"),
+    ("colin27 Dice", "colin27", "image_dice"),
+    ("colin27 HD95", "colin27", "hd95"),
+)
+"""Columns beside mIoU: title, data set, score."""
+
+
+def run_of(
+    data: Sequence[str], folder: Path, *, backbone: Path, steps: int, batch_size: int, seed: int
+) -> Run:
+    """The one configuration, on the data sets given."""
     default = earth_text()
-    return replace(
-        default,
-        data=data,
-        backbone=backbone,
-        loop=replace(
-            default.loop,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            eval_every=steps,
-            eval_images=10,
-            save_every=250,
-        ),
-        augment=AugmentConfig(crop=(SIDE, SIDE), scale=(0.9, 1.5), short_side=SIDE),
+    loop = replace(
+        default.loop,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        eval_every=steps,
+        eval_images=10,
+        save_every=200,
     )
+    augment = AugmentConfig(crop=(SIDE, SIDE), scale=(0.9, 1.5), short_side=SIDE)
+    config = replace(default, data=tuple(data), backbone=str(backbone), loop=loop, augment=augment)
+    return Run(folder=folder, config=config)
 
 
-def trained(config: TextTrainConfig, folder: Path) -> TextSegmenter:
-    """The model of a run, which is begun, gone on with or read."""
-    if not (folder / "README.md").exists():  # the card is written last
-        resume = (folder / "checkpoint").exists()
-        if folder.exists() and not resume:
-            shutil.rmtree(folder)  # stopped before its first checkpoint
-        train(config, folder, resume=resume)
-    return TextSegmenter.from_pretrained(folder)
-
-
-def measured(model: TextSegmenter, data: str, *, limit: int | None) -> WordsResult:
-    """Scores on held-out images of one domain, by its own words."""
-    split: Split = "test" if data in ("earth", "fields") or data.startswith("colin27") else "val"
+def measured(model: TextSegmenter, data: str, *, limit: int | None) -> dict[str, WordsResult]:
+    """Scores on held-out images of one domain, by its own words, of each of `ANSWERS`."""
+    split: Split = "val" if data.startswith("camvid") else "test"
     dataset = open_split(data, split)
     vocabulary = replace(in_own_sentence(vocabulary_of(dataset.class_names), model), synonyms={})
     protocol = WordsProtocol(
-        data=f"{data.partition(':')[0]} {split}",
+        data=f"{kind(data)} {split}",
         vocabulary=vocabulary,
         trained_on=model.config.class_names,
         image_size=image_size(model, tile=0),
     )
-    return evaluate_words(dataset, model.bound(vocabulary), protocol, oracle=False, limit=limit)
+    asks = (model.bound, without_masks(model))
+    rows = [Row(ask=ask, rows={name: vocabulary}) for name, ask in zip(ANSWERS, asks, strict=True)]
+    timed = measure(dataset, rows, protocol, limit=limit)
+    return {name: row.result for name, row in timed.items()}
 
 
-def row(result: WordsResult) -> dict[str, Any]:
-    """What is kept of a result."""
-    scores = dataclasses.asdict(result.scores)
-    kept = {key: value for key, value in scores.items() if isinstance(value, float)}
-    if result.per_image is not None:
-        kept |= {
-            f"per image {key}": value
-            for key, value in dataclasses.asdict(result.per_image).items()
-            if isinstance(value, float)
-        }
-    gain = result.interval
-    return kept | {"interval": [gain.low, gain.high], "images": result.images}
+def kind(data: str) -> str:
+    """The data set's name without its folder."""
+    return data.partition(":")[0]
+
+
+def kept(result: WordsResult) -> dict[str, Any]:
+    """What is written of a result: its scores, and the means of those of each structure."""
+    found = result.to_dict()
+    structures = found["per_image"] or {}
+    return {
+        **{key: value for key, value in found["scores"].items() if isinstance(value, float)},
+        **{key: mean_known(values) for key, values in structures.items()},
+        "interval": [result.interval.low, result.interval.high],
+        "presence_ap": (found["presence"] or {}).get("ap"),
+        "images": result.images,
+    }
+
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; those of the background are not."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def markdown(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Means and spread over seeds, in percent but for HD95, which is in pixels."""
+    sets = list(next(iter(rows.values()))[0]["sets"])
+    columns = [(f"{name} mIoU", name, "miou_truth") for name in sets]
+    columns += [column for column in USUAL if column[1] in sets]
+    lines = [
+        f"| | {' | '.join(title for title, _, _ in columns)} | mean mIoU |",
+        f"|---|{'---:|' * (len(columns) + 1)}",
+    ]
+    for name, seeds in rows.items():
+        values = [[one["sets"][where][key] for one in seeds] for _, where, key in columns]
+        cells = [
+            spread(column, scale=1 if key == "hd95" else 100)
+            for column, (_, _, key) in zip(values, columns, strict=True)
+        ]
+        cells.append(spread([one["mean"]["miou"] for one in seeds], scale=100))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], *, scale: float) -> str:
+    """Mean and standard deviation."""
+    mean = f"{scale * statistics.fmean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ±{scale * statistics.stdev(values):.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--colin27", default=None, help="folder with the volumes; left out without")
+    parser.add_argument("data", nargs="+", help="data sets, such as earth or colin27:FOLDER")
     parser.add_argument("--steps", type=int, default=1500, help="of each single run")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs") / "domains")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--limit", type=int, default=None, help="images of each domain at most")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
-    brain = [f"colin27:{args.colin27}"] if args.colin27 else []
-    every = ("camvid", "earth", *brain, "fields")
-    found: dict[str, Any] = {}
-    for seed in range(args.seeds):
-        for name, data, steps in (
-            ("joint", every, args.steps * len(every)),
-            *((one.partition(":")[0], (one,), args.steps) for one in every),
-        ):
-            settings = config(
-                data,
-                backbone=args.backbone,
-                steps=steps,
-                batch_size=args.batch_size,
-                seed=seed,
-            )
-            model = trained(settings, args.runs / f"{name}-{seed}")
-            results = [measured(model, one, limit=args.limit) for one in data]
-            found[f"{name}, seed {seed}"] = {
-                "steps": steps,
-                "sets": {
-                    one.partition(":")[0]: row(result)
-                    for one, result in zip(data, results, strict=True)
-                },
+    every: list[str] = args.data
+
+    def run(name: str, data: Sequence[str], seed: int) -> Run:
+        return run_of(
+            data,
+            args.runs / "domains" / f"{name}-{seed}",
+            backbone=args.runs / "latent-earth-pretrain",
+            steps=args.steps * len(data),
+            batch_size=args.batch_size,
+            seed=seed,
+        )
+
+    joint = [run("joint", every, seed) for seed in range(args.seeds)]
+    alone = [[run(kind(data), [data], seed) for data in every] for seed in range(args.seeds)]
+    wanted = [*joint, *(one for several in alone for one in several)]
+    announce(wanted)
+    finish(wanted)
+    if args.train_only:
+        return
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for whole, several in zip(joint, alone, strict=True):
+        for name, runs in (("joint", [whole] * len(every)), ("alone", several)):
+            found = {
+                data: measured(TextSegmenter.from_pretrained(one.folder), data, limit=args.limit)
+                for one, data in zip(runs, every, strict=True)
             }
-            if name == "joint":
-                found[f"{name}, seed {seed}"]["mean"] = dataclasses.asdict(cross_domain(results))
-            print(name, seed, found[f"{name}, seed {seed}"], flush=True)
-    save("domains", {"rows": found}, args.output)
+            for answer in ANSWERS:
+                sets = {kind(data): results[answer] for data, results in found.items()}
+                row = {
+                    "sets": {data: kept(result) for data, result in sets.items()},
+                    "mean": asdict(cross_domain(list(sets.values()))),
+                }
+                rows.setdefault(f"{name}, {answer}", []).append(row)
+    print(markdown(rows))
+    save("domains", {"steps": args.steps, "rows": rows}, args.output)
 
 
 if __name__ == "__main__":

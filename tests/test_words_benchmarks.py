@@ -183,6 +183,40 @@ def test_arms_of_the_study_change_one_thing(monkeypatch: pytest.MonkeyPatch) -> 
         assert "loop" not in changed
 
 
+def test_domains_are_trained_together_and_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = benchmark("domains", monkeypatch)
+    write_backbone(tmp_path / "runs" / "latent-earth-pretrain", "sd1")
+    recipe = replace(earth_text(), template="{}", fraction=0.05)
+    monkeypatch.setattr(bench, "earth_text", lambda: recipe)
+    monkeypatch.setattr(bench, "vocabulary_of", lambda names: Vocabulary(class_names=names))
+    monkeypatch.setattr(bench, "SIDE", 16)
+    words = ["earth", "fields", "--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
+    words += ["--steps", "1", "--batch-size", "1", "--seeds", "1", "--limit", "2"]
+    monkeypatch.setattr(sys, "argv", ["domains.py", *words])
+    bench.main()
+    said = capsys.readouterr().out
+    assert "3 of 3 runs are missing: joint-0, earth-0, fields-0" in said
+    assert "| | earth mIoU | fields mIoU | earth mean F1 | mean mIoU |" in said
+    rows = json.loads((tmp_path / "domains.json").read_text())["rows"]
+    assert list(rows) == [
+        "joint, names",
+        "joint, no masks drawn",
+        "alone, names",
+        "alone, no masks drawn",
+    ]
+    for (one,) in rows.values():
+        assert one["mean"]["miou"] == pytest.approx(
+            sum(scores["miou_union"] for scores in one["sets"].values()) / 2
+        )
+    joint = json.loads((tmp_path / "runs" / "domains" / "joint-0" / "run.json").read_text())
+    assert (joint["settings"]["data"], joint["settings"]["loop"]["steps"]) == (
+        ["earth", "fields"],
+        2,
+    )
+
+
 def test_speed_counts_what_it_says(model: TextSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = benchmark("text_speed", monkeypatch)
     states = bench.text_states(model, WORDS[:9])
