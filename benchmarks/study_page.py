@@ -18,7 +18,8 @@ from crispmask.report.plots import Point, gains_chart, steps_chart
 QUESTIONS = {
     "calls": "Do more calls of the refiner help, and does the first one beat the control?",
     "noise": "Which mask should be noised for training: the first prediction, the truth, the base?",
-    "transition": "Which corruption: uniform, absorbing or both, on a linear or a cosine schedule?",
+    "corruption": "Does the state matter if the truth goes wrong in segments, patches and borders?",
+    "transition": "Which noise: uniform, absorbing or both, on a linear or a cosine schedule?",
     "reverse": "Free re-noising (eta 0), the strict posterior (eta 1), or something in between?",
     "guidance": "Does guidance help a refiner that was trained with dropout of its condition?",
     "start": "Should the chain start from the base's mask instead of pure noise?",

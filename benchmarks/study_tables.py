@@ -163,6 +163,20 @@ def tables(
             *trained("noise on the base", 1, 3, 10, noise_target="base"),
             *trained("noise on the truth + bound", 1, 10, noise_target="truth", vlb_weight=0.1),
         ],
+        "corruption": [
+            *trained("truth damaged in its structure", 1, 3, 10, noise_target="damaged"),
+            Arm(
+                name="damaged, from the base, 3 calls",
+                changes={"noise_target": "damaged"},
+                sampling=chain(3, start="base"),
+            ),
+            *trained(
+                "damaged, half without condition",
+                *(1, 3, 10),
+                noise_target="damaged",
+                condition_dropout=0.5,
+            ),
+        ],
         "transition": [
             *trained("absorbing", 1, 10, process="absorbing"),
             *trained("mixed", 1, 10, process="mixed"),
