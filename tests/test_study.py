@@ -327,10 +327,10 @@ def test_the_page_has_what_was_measured_and_lists_the_rest(
     assert noise < text.index("Written by hand.") < rest
     assert "## Stages" not in text
     lines = text[rest:].splitlines()
-    assert sum(line.startswith("- ") for line in lines) == 11
+    assert sum(line.startswith("- ") for line in lines) == 12
     assert "- calls (CamVid): Do more calls" in text[rest:]
     assert "- noise (Earth): Which mask" in text[rest:]
-    assert text[rest:].count("(Earth, CamVid)") == 9
+    assert text[rest:].count("(Earth, CamVid)") == 10
 
     report = json.loads((results / "study_earth_calls" / "report.json").read_text())
     base = report["rows"][0]
