@@ -20,7 +20,10 @@ from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_question import Question
 from crispmask.models.text_views import Maps, Scene, View, scene
 from crispmask.models.vocabulary import Threshold, Vocabulary
-from crispmask.shapes import Image, Probs
+from crispmask.shapes import Image, Logits, Probs
+
+CHUNK = 64
+"""Queries whose score maps exist at once while all are ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,7 @@ def rank(segmenter: TextDenoiser, seen: Scene, asked: Question) -> Ranking:
 def _plan(
     segmenter: TextDenoiser, asked: Question, ranking: Ranking, among: Sequence[int] | None
 ) -> Plan:
-    """The best queries, pinned ones and the best rival, and the labels they speak for."""
+    """The likeliest queries, pinned ones and the best rival, and the labels they speak for."""
     vocabulary, how = asked.vocabulary, asked.sampling
     rival, owners = len(vocabulary.class_names), vocabulary.owners
     if among is not None and not set(among) <= set(range(rival)):
@@ -120,8 +123,8 @@ def _plan(
     if not queries and vocabulary.background is None:
         raise InputError("among needs at least one class where there is no background, got none.")
     if not segmenter.config.closed:
-        presence = ranking.presence[0].tolist()
-        best_first = sorted(queries, key=lambda query: -presence[query])
+        chances = dict(zip(queries, _chances(segmenter, ranking, queries), strict=True))
+        best_first = sorted(queries, key=lambda query: -chances[query])
         pinned = [query for query in queries if vocabulary.queries[query] in how.pinned]
         rivals = [query for query in best_first if owners[query] == rival]
         queries = sorted({*best_first[: how.top], *pinned, *rivals[:1]})
@@ -137,6 +140,23 @@ def _plan(
     return Plan(
         queries=queries, labels=kept, places=[kept.index(label) for label in labels], floor=floor
     )
+
+
+def _chances(segmenter: TextDenoiser, ranking: Ranking, queries: Sequence[int]) -> list[float]:
+    """Largest log-probability that each query has at any pixel before a mask is drawn.
+
+    A word that wins a few pixels goes before one that is second everywhere. Score maps exist for a
+    chunk of queries at a time only.
+    """
+    chunks = [queries[i : i + CHUNK] for i in range(0, len(queries), CHUNK)]
+
+    def scores(chunk: Sequence[int]) -> Logits:
+        return _prior(segmenter, ranking, chunk) / segmenter.config.temperature
+
+    total = ranking.presence.new_full((1, 1, 1, 1), -torch.inf)
+    for chunk in chunks:
+        total = torch.logaddexp(total, scores(chunk).logsumexp(1, keepdim=True))
+    return [value for chunk in chunks for value in (scores(chunk) - total).amax((0, 2, 3)).tolist()]
 
 
 def _labels(vocabulary: Vocabulary) -> list[int]:
@@ -172,20 +192,22 @@ def _probs(
             _maps(segmenter, asked, view, start, queries)
             for view, start in zip(seen.views, starts, strict=True)
         ]
-        scores = seen.merge(parts) + _prior(segmenter, ranking, queries)  # 1 n h w
+        prior = ranking.seen.enlarge(_prior(segmenter, ranking, queries))
+        scores = seen.merge(parts) + prior  # 1 n h w
         for one, place in zip(scores[0], plan.places[first : first + size], strict=True):
             torch.maximum(best[0, place], one, out=best[0, place])
     return best.div_(config.temperature).softmax(1)
 
 
-def _prior(
-    segmenter: TextDenoiser, ranking: Ranking, queries: list[int]
-) -> Float[Tensor, "1 n h w"]:
-    """What the ranking adds to mask logits: align score and log-probability of presence."""
-    config = segmenter.config
-    near = segmenter.align.scores(ranking.pixels, ranking.words[queries]).float()
-    there = F.logsigmoid(ranking.presence[:, queries, None, None])
-    return config.align_weight * ranking.seen.enlarge(near) + config.presence_weight * there
+def _prior(segmenter: TextDenoiser, ranking: Ranking, queries: Sequence[int]) -> Logits:
+    """What the ranking adds to mask logits: align score and log-probability of presence.
+
+    At the size of the latents.
+    """
+    config, chosen = segmenter.config, list(queries)
+    near = segmenter.align.scores(ranking.pixels, ranking.words[chosen]).float()
+    there = F.logsigmoid(ranking.presence[:, chosen, None, None])
+    return config.align_weight * near + config.presence_weight * there
 
 
 def _maps(

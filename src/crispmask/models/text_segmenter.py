@@ -119,8 +119,9 @@ class TextSegmenter(TextDenoiser):
             texts: words in a list, in a mapping to their synonyms, in one text with commas, the
                 name of a class list, or a `Vocabulary`.
             num_inference_steps: calls for each query, exactly.
-            top: queries at most that are drawn, the best of the ranking; None draws all. A closed
-                mask code always draws all.
+            top: queries at most that are drawn, those with the largest probability at any pixel
+                by the ranking's part of the score alone; None draws all. A closed mask code always
+                draws all.
             pinned: words that are drawn wherever they rank.
             among: the only classes that may be answered, the background aside, also of ``pinned``.
             decode: "light" or "vae"; the model's own by default.
