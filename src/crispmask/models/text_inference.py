@@ -242,9 +242,17 @@ def _maps(
     if asked.passes is not None:
         drawn = segmenter.closed_logits(z_0, view.image, len(asked.vocabulary.queries))
         return drawn[:, queries].float()
-    image = view.image.expand(rows, -1, -1, -1)
-    drawn = segmenter.mask_logits(z_0, features, image, decode=how.decode)  # n 1 h w
-    return drawn.movedim(0, 1).float()
+    at_once = 1 if z_0.device.type == "cpu" else rows  # maps of one row fit a CPU's cache
+    maps = [
+        segmenter.mask_logits(
+            z_0[i : i + at_once],
+            {name: feature[i : i + at_once] for name, feature in features.items()},
+            view.image.expand(len(z_0[i : i + at_once]), -1, -1, -1),
+            decode=how.decode,
+        )
+        for i in range(0, rows, at_once)
+    ]
+    return torch.cat(maps).movedim(0, 1).float()
 
 
 def _one_image(segmenter: TextDenoiser, image: Any) -> Image:
