@@ -165,7 +165,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("data", choices=["earth", "camvid"])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--arms", nargs="+", default=None, help="names of arms; all by default")
     parser.add_argument("--base", default=None, help="supervised segmenter of the same classes")
@@ -182,11 +182,11 @@ def main() -> None:
     runs = {
         name: [
             run_of(args.data, name, seed=seed, steps=args.steps, runs=args.runs)
-            for seed in range(args.seeds)
+            for seed in args.seeds
         ]
         for name in chosen
     }
-    wanted = [several[seed] for seed in range(args.seeds) for several in runs.values()]
+    wanted = [several[i] for i in range(len(args.seeds)) for several in runs.values()]
     announce(wanted)
     finish(wanted)
     if args.train_only:

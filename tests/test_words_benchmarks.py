@@ -142,7 +142,7 @@ def test_arms_of_the_study_are_trained_once_and_measured(
     monkeypatch.setitem(RECIPES, "text-earth", lambda: recipe)
     monkeypatch.setattr(bench, "vocabulary_of", lambda names: Vocabulary(class_names=names))
     monkeypatch.setattr(bench, "ABSENT", {"earth": ("polyp", "sofa")})
-    words = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path), "--seeds", "2"]
+    words = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
     words += ["--steps", "1", "--limit", "1", "--arms", "without pathway", "words held out"]
     monkeypatch.setattr(sys, "argv", ["words_study.py", "earth", *words])
     bench.main()
