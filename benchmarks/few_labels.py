@@ -115,6 +115,8 @@ def measured(found: Arms, *, share: float, limit: int | None) -> Report:
         [MaskRefiner.from_pretrained(run.folder) for run in several]
         for several in (found.own, found.more, found.control)
     )
+    for refiner in (*own, *more, *control):
+        refiner.config = replace(refiner.config, gate=0.0)  # the network itself, however it does
     classes = len(data.class_names)
     rows = refiner_rows(own, control, flip_segmenter=base, num_classes=classes, steps=CALLS)
     others = refiner_rows(more, control, flip_segmenter=base, num_classes=classes, steps=CALLS)
