@@ -43,6 +43,9 @@ from first_light import seeds
 DRAWN = 8
 """Masks drawn for one hole."""
 
+CALLS = 10
+"""Of the masks that are drawn, and of the chain that settles what is surest first."""
+
 Hole = Bool[Tensor, "h w"]
 
 
@@ -94,7 +97,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
-    parser.add_argument("--calls", type=int, default=10)
     parser.add_argument("--shape", choices=["rectangle", "clouds"], default="rectangle")
     args = parser.parse_args()
     split: Split = "test" if args.data == "earth" else "val"
@@ -145,9 +147,17 @@ def main() -> None:
     arms: list[tuple[str, str, dict[str, Any]]] = [
         ("control, trained with holes", "holes-control", {}),
         ("refined, 1 call", "holes", {}),
-        (f"refined, {args.calls} calls", "holes", {"num_inference_steps": args.calls}),
+        *(
+            (f"refined, {calls} calls", "holes", {"num_inference_steps": calls})
+            for calls in (3, CALLS, 30)
+        ),
+        (
+            f"refined, {CALLS} calls, surest first",
+            "holes",
+            {"num_inference_steps": CALLS, "order": "confident"},
+        ),
     ]
-    drawn = {"num_inference_steps": args.calls, "estimate": "sample", "eta": 1.0}
+    drawn = {"num_inference_steps": CALLS, "estimate": "sample", "eta": 1.0}
     rows = [
         Row(name="base", predictors=(watched("base", lambda image, output, name: output.probs),)),
         Row(name="nearest label", predictors=(watched("nearest label", copied),)),
