@@ -162,3 +162,24 @@ def test_known_labels_are_never_overwritten(
     assert refine(scenes, tiny_models, known) == 2
     assert "would be overwritten" in capsys.readouterr().err
     assert known.read_bytes() == before
+
+
+def test_missing_pixels_are_not_looked_at(
+    scenes: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hole = torch.zeros(SIZES["a"], dtype=torch.int64)
+    hole[3:9, 5:11] = 1
+    (scenes / "clouds").mkdir()
+    Image.fromarray((255 * hole).numpy().astype(np.uint8)).save(scenes / "clouds" / "a.png")
+    words = ["refine", scenes / "images", "--base", scenes / "bases", "--model", tiny_models]
+    words += ["--output", scenes / "out", "--missing", scenes / "clouds"]
+    assert main([str(word) for word in words]) == 0
+    refiner = MaskRefiner.from_pretrained(tiny_models)
+    for name, missing in (("a", hole), ("b", None)):
+        image, base = (scenes / part / f"{name}.png" for part in ("images", "bases"))
+        expected = refiner(image, base, missing=missing, names=[name]).labels[0]
+        assert torch.equal(read_mask(scenes / "out" / "labels" / f"{name}.png"), expected)
+
+    write_mask(torch.zeros(9, 12, dtype=torch.int64), scenes / "clouds" / "b.png")
+    assert main([str(word) for word in words]) == 2
+    assert "b.png is 9x12 (height x width)" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from crispmask.data.folder import files_by_stem
-from crispmask.data.strokes import KNOWN_SUFFIXES, known_names
+from crispmask.data.strokes import known_names
 from crispmask.errors import InputError
 
 
@@ -56,14 +56,18 @@ def match(images: Sequence[Path], bases: Sequence[Path]) -> list[tuple[Path, Pat
     return [(path, by_stem[path.stem]) for path in images]
 
 
-def match_known(images: Sequence[Path], given: Sequence[Path]) -> dict[Path, Path]:
-    """The file of known labels of each image that has one: a single one with a single image.
+def match_some(
+    images: Sequence[Path], given: Sequence[Path], *, suffixes: Sequence[str], what: str
+) -> dict[Path, Path]:
+    """The file of each image that has one: a single file with a single image, several by name.
 
-    Several are matched by the names that they are for, see `known_names`.
+    The names that a file is for are its own or, in a COCO file, those inside; see `known_names`.
 
     Args:
         images: that differ in name.
         given: files, or folders of files, of which some may be for other images.
+        suffixes: endings of the files that count in a folder.
+        what: is in the files, for errors.
 
     Raises:
         InputError: if one cannot be read or is for no image, or an image has two.
@@ -71,20 +75,20 @@ def match_known(images: Sequence[Path], given: Sequence[Path]) -> dict[Path, Pat
     by_stem = {path.stem: path for path in images}
     found: dict[Path, Path] = {}
     for path in given:
-        files = expand([path], KNOWN_SUFFIXES)
+        files = expand([path], suffixes)
         if len(images) == len(given) == len(files) == 1:
             return {images[0]: files[0]}
         matched = [(f, name) for f in files for name in sorted(by_stem.keys() & known_names(f))]
         if not matched:
             raise InputError(
-                f"known labels must have the name of their image, {path} has that of none; give "
-                "the file the image's name, or in a COCO file the image its own."
+                f"{what} must have the name of their image, {path} has that of none; give the file "
+                "the name of the image, or in a COCO file the image its own."
             )
         for file, name in matched:
             image = by_stem[name]
             if image in found:
                 raise InputError(
-                    f"one file of known labels per image is needed, {image} has {found[image]} and "
+                    f"one file of {what} per image is needed, {image} has {found[image]} and "
                     f"{file}; put them into one."
                 )
             found[image] = file

@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from crispmask.cli.matching import expand, match, match_known
+from crispmask.cli.matching import expand, match, match_some
 from crispmask.cli.output import check_output, write_labels, write_picture, write_share
 from crispmask.data.catalog import palette_for
+from crispmask.data.decoded import read_foreground
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispmask.data.sample import overlay, read_image
-from crispmask.data.strokes import read_known
+from crispmask.data.strokes import KNOWN_SUFFIXES, read_known
 from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
 from crispmask.metrics.conformal import label_sets
 from crispmask.models.ensemble import EnsembleOutput, over_seeds
+from crispmask.models.evidence import without
 from crispmask.models.inputs import as_base_output, check_same_size
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
@@ -48,6 +50,9 @@ class RefineArguments:
         known: labels that are certain: label PNGs with 255 where unknown, strokes and polygons as
             GeoJSON or COCO (see docs/evidence.md), or folders of these; matched like bases, a COCO
             file by the file names inside. Images without any are refined plainly.
+        missing: where neither image nor base is to be believed, under a cloud for instance:
+            pictures that are white there and black elsewhere, or folders of these, matched like
+            ``known``. A model that was trained with holes fills them.
         model: bundled name such as earth-small, or a folder.
         output: folder to write to.
         sampling: options of the chain of calls.
@@ -62,6 +67,7 @@ class RefineArguments:
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
     base: tuple[Path, ...]
     known: tuple[Path, ...] = ()
+    missing: tuple[Path, ...] = ()
     model: str
     output: Path
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
@@ -81,9 +87,11 @@ def refine(args: RefineArguments) -> int:
     """Refine each image's mask and write the results."""
     check_output(args.output)
     pairs = match(expand(args.images, IMAGE_SUFFIXES), expand(args.base, BASE_SUFFIXES))
-    known_paths = match_known([image for image, _ in pairs], args.known)
-    targets = {args.output / "labels" / f"{image.stem}.png" for image, _ in pairs}
-    read = [*(base for _, base in pairs), *known_paths.values()]
+    images = [image for image, _ in pairs]
+    known = match_some(images, args.known, suffixes=KNOWN_SUFFIXES, what="known labels")
+    missing = match_some(images, args.missing, suffixes=LABEL_SUFFIXES, what="missing pixels")
+    targets = {args.output / "labels" / f"{image.stem}.png" for image in images}
+    read = [*(base for _, base in pairs), *known.values(), *missing.values()]
     if taken := {path.resolve() for path in targets} & {path.resolve() for path in read}:
         raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
     refiner = MaskRefiner.from_pretrained(args.model)
@@ -93,7 +101,7 @@ def refine(args: RefineArguments) -> int:
             f"--label-sets needs a model with a coverage, {args.model} has none; run `crispmask "
             "calibrate` with --coverage on it."
         )
-    if known_paths and refiner.codec is not None:
+    if known and refiner.codec is not None:
         raise InputError(
             f"--known needs a model whose state is one of labels, {args.model} diffuses the codes "
             "of a learned codec; use one without codec."
@@ -101,22 +109,18 @@ def refine(args: RefineArguments) -> int:
     class_names = refiner.config.class_names
     palette = palette_for(class_names)
     console = Console(stderr=True)
-    for image_path, base_path in track(
-        pairs, "checking", console=console, transient=True, disable=not console.is_terminal
+    files = [
+        Files(image=image, base=base, known=known.get(image), missing=missing.get(image))
+        for image, base in pairs
+    ]
+    for one in track(
+        files, "checking", console=console, transient=True, disable=not console.is_terminal
     ):
-        image = read_image(image_path)
-        base = as_base_output(base_path, num_classes=len(class_names))
-        try:
-            check_same_size(image[None], base)
-        except InputError as error:
-            raise InputError(f"{image_path} and {base_path}: {error}") from error
-        known_labels(known_paths.get(image_path), image, class_names, name=image_path.stem)
-    for image_path, base_path in track(pairs, "refining", console=console):
-        name = image_path.stem
-        image = read_image(image_path)
-        base = as_base_output(base_path, num_classes=len(class_names))
-        known = known_labels(known_paths.get(image_path), image, class_names, name=name)
-        out = refine_one(refiner, image[None], base, args, known=known, name=name)
+        read_inputs(one, class_names)
+    for one in track(files, "refining", console=console):
+        name = one.image.stem
+        image, inputs = read_image(one.image), read_inputs(one, class_names)
+        out = refine_one(refiner, inputs, args, name=name)
         labels = out.labels[0]
         write_labels(labels, args.output / "labels" / f"{name}.png")
         write_picture(overlay(image, labels, palette), args.output / "overlays" / f"{name}.png")
@@ -131,29 +135,64 @@ def refine(args: RefineArguments) -> int:
     return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The files of one image."""
+
+    image: Path
+    base: Path
+    known: Path | None
+    missing: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the refiner is given for one image."""
+
+    image: Image
+    base: BaseOutput
+    known: Int64[Tensor, "h w"] | None
+
+
+def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
+    """What the files say, without the pixels that are missing.
+
+    Raises:
+        InputError: if one cannot be read or they do not fit each other.
+    """
+    image = read_image(files.image)[None]
+    base = as_base_output(files.base, num_classes=len(class_names))
+    try:
+        check_same_size(image, base)
+    except InputError as error:
+        raise InputError(f"{files.image} and {files.base}: {error}") from error
+    size, known = image.shape[-2:], None
+    if files.known is not None:
+        known = read_known(
+            files.known, size=size, class_names=class_names, image_name=files.image.stem
+        )
+    if files.missing is not None:
+        holes = read_foreground(files.missing)
+        if holes.shape != size:
+            raise InputError(
+                f"missing pixels must have the size of their image, {files.missing} is "
+                f"{'x'.join(map(str, holes.shape))} (height x width) and {files.image} "
+                f"{'x'.join(map(str, size))}; draw them on the image itself."
+            )
+        image, base = without(image, base, holes[None] > 0)
+    return Inputs(image=image, base=base, known=known)
+
+
 def refine_one(
-    refiner: MaskRefiner,
-    image: Image,
-    base: BaseOutput,
-    args: RefineArguments,
-    *,
-    known: Int64[Tensor, "h w"] | None,
-    name: str,
+    refiner: MaskRefiner, inputs: Inputs, args: RefineArguments, *, name: str
 ) -> EnsembleOutput:
     """One image, window by window, averaged over the seeds."""
 
     def with_seed(seed: int) -> RefinerOutput:
         sampling = replace(args.sampling, seed=seed)
-        return refine_windows(refiner, image, base, sampling=sampling, known=known, name=name)
+        return refine_windows(
+            refiner, inputs.image, inputs.base, sampling=sampling, known=inputs.known, name=name
+        )
 
     first = args.sampling.seed
     return over_seeds(with_seed, range(first, first + args.ensemble_size))
-
-
-def known_labels(
-    path: Path | None, image: Float[Tensor, "3 h w"], class_names: Sequence[str], *, name: str
-) -> Int64[Tensor, "h w"] | None:
-    """What a file says of an image; None without a file."""
-    if path is None:
-        return None
-    return read_known(path, size=image.shape[1:], class_names=class_names, image_name=name)
