@@ -5,40 +5,51 @@
 
 A hole in each image, a rectangle or clouds, is made grey before base and refiner see it. The rows:
 the base, which guesses from around it; the nearest label of the base outside; the control and the
-refiner that were trained with holes, with one call and with more; and eight drawn masks, of which
-the mean of their accuracy and the best of each image stand in the JSON. "joined" is how many
-connected regions a filled hole has for each that the truth has there, and "border" how long its
-borders are against the truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and
+refiner that were trained with holes, with one call and with more; the control's answer without its
+small regions, which more calls take away as well; and eight drawn masks, of which the mean of their
+accuracy and the best of each image stand in the JSON. "joined" is how many connected regions a
+filled hole has for each that the truth has there, and "border" how long its borders are against the
+truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and
 DATA-holes-control-SEED: `crispmask train DATA-refiner --holes 0.75 --process absorbing
 --noise-target truth`, the second also with `--no-state-input`.
 """
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Bool, Int64
 from scipy import ndimage
 from torch import Tensor
 
+from crispmask.data.catalog import palette_for
 from crispmask.data.regions import regions_of
-from crispmask.data.sample import Sample
+from crispmask.data.sample import Sample, overlay
 from crispmask.data.source import Split, open_split
-from crispmask.data.transforms import GREY
+from crispmask.data.transforms import GREY, majority_filter
 from crispmask.evaluate import LabelledImages, Row, evaluate
 from crispmask.evaluate.changed import Changed
+from crispmask.evaluate.images import evenly_spread
 from crispmask.evaluate.rows import Predictor
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.models.segmenters import BaseOutput, FPNSegmenter, flip_average
 from crispmask.shapes import IGNORE, Image, Probs
 from crispmask.train.damage import holes
 from earth_models import RESULTS, save
 from evidence import one_hot, summary
 from first_light import seeds
+
+FILTERS = (5, 21, 41)
+"""Sides of the windows in which the control's answer is put to the vote."""
+
+PICTURES = 5
+GAP = 4
 
 DRAWN = 8
 """Masks drawn for one hole."""
@@ -89,6 +100,41 @@ def nearest(labels: Int64[Tensor, "h w"], hole: Hole) -> Int64[Tensor, "h w"]:
     return labels[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
 
 
+def picture(
+    samples: Sequence[Sample],
+    missing: Mapping[str, Hole],
+    base: FPNSegmenter,
+    models: Sequence[MaskRefiner],
+) -> PIL.Image.Image:
+    """A row for each sample: image, hole, nearest label, control, 1 and 30 calls, truth."""
+    control, refiner = models
+    palette = palette_for(base.config.class_names)
+    rows = []
+    for sample in samples:
+        hole = missing[sample.name]
+        image = sample.image.masked_fill(hole, GREY)
+        output = base(image[None])
+        fill = {"missing": hole, "names": [sample.name]}
+        masks = [
+            nearest(output.labels[0], hole),
+            control(image, output, **fill).labels[0],
+            *(refiner(image, output, num_inference_steps=n, **fill).labels[0] for n in (1, 30)),
+            sample.mask,
+        ]
+        pictures = [
+            overlay(one, torch.full_like(hole, IGNORE, dtype=torch.int64), palette)
+            for one in (sample.image, image)
+        ]
+        pictures += [overlay(image, mask, palette, opacity=1.0) for mask in masks]
+        rows.append(
+            np.concatenate(
+                [np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures],
+                axis=1,
+            )
+        )
+    return PIL.Image.fromarray(np.concatenate(rows)[:-GAP, :-GAP])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,6 +144,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
     parser.add_argument("--shape", choices=["rectangle", "clouds"], default="rectangle")
+    parser.add_argument("--picture", type=Path, help="draw some answers there and measure nothing")
     args = parser.parse_args()
     split: Split = "test" if args.data == "earth" else "val"
     data = open_split(args.data, split)
@@ -113,12 +160,17 @@ def main() -> None:
         )[0]
         for sample in samples
     }
-    truth = {sample.name: sample.mask for sample in samples}
+    truth, names = {sample.name: sample.mask for sample in samples}, data.class_names
     base = FPNSegmenter.from_pretrained(args.runs / f"{args.data}-base")
     models = {
         kind: [MaskRefiner.from_pretrained(p) for p in seeds(args.runs, f"{args.data}-{kind}")]
         for kind in ("holes-control", "holes")
     }
+    if args.picture is not None:
+        chosen = [samples[i] for i in evenly_spread(len(samples), PICTURES)]
+        models_drawn = [models["holes-control"][0], models["holes"][0]]
+        picture(chosen, missing, base, models_drawn).save(args.picture)
+        return
     shapes: dict[str, Shape] = {}
 
     def watched(name: str, predict: Predictor) -> Predictor:
@@ -131,6 +183,10 @@ def main() -> None:
 
         return predict_and_count
 
+    def flipped(image: Image, output: BaseOutput, name: str) -> Probs:
+        probs: Probs = flip_average(base, image).probs
+        return probs
+
     def copied(image: Image, output: BaseOutput, name: str) -> Probs:
         labels = nearest(output.labels[0], missing[name])
         return one_hot(labels, output)
@@ -141,6 +197,15 @@ def main() -> None:
                 image, output, missing=missing[name], names=[name], **options
             ).probs
             return probs
+
+        return predict
+
+    def smoothed(model: MaskRefiner, size: int) -> Predictor:
+        """The control's answer with small regions taken away, as calls do."""
+
+        def predict(image: Image, output: BaseOutput, name: str) -> Probs:
+            labels = filled(model)(image, output, name).argmax(1)
+            return one_hot(majority_filter(labels, size, num_classes=len(names))[0], output)
 
         return predict
 
@@ -160,7 +225,17 @@ def main() -> None:
     drawn = {"num_inference_steps": CALLS, "estimate": "sample", "eta": 1.0}
     rows = [
         Row(name="base", predictors=(watched("base", lambda image, output, name: output.probs),)),
+        Row(name="base + flip", predictors=(watched("base + flip", flipped),)),
         Row(name="nearest label", predictors=(watched("nearest label", copied),)),
+    ]
+    rows += [
+        Row(
+            name=(name := f"control, {size}x{size} majority filter"),
+            predictors=tuple(
+                watched(name, smoothed(model, size)) for model in models["holes-control"]
+            ),
+        )
+        for size in FILTERS
     ]
     rows += [
         Row(
