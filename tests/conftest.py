@@ -1,6 +1,7 @@
 """Checks tensor shapes while the tests run, and keeps them quick, repeatable and offline."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,14 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 torch.set_num_threads(1)  # tensors of a test are small, and pytest-xdist uses the cores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_precision() -> Iterator[None]:
+    """float32 also on CPUs that compute in bf16, whose results depend on the batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

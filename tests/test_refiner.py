@@ -14,6 +14,7 @@ from crispmask.diffusion.categorical import AbsorbingDiffusion, UniformDiffusion
 from crispmask.diffusion.mixed import MixedDiffusion
 from crispmask.diffusion.schedules import cosine
 from crispmask.errors import InputError
+from crispmask.models.inference import autocast
 from crispmask.models.probabilities import SMOOTHING, entropy, log_smoothed
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import (
@@ -200,6 +201,14 @@ def test_logits_are_upsampled_between_pixel_centres(image: Tensor, base: BaseOut
     expected = (log_smoothed(probs) + up).softmax(1)
     found = model(whole, BaseOutput(probs))
     assert torch.allclose(found.probs, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_bf16_needs_matrix_tiles_on_a_cpu(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: tiles)
+    with autocast(torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if tiles else torch.float32)
 
 
 # guidance

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from crispmask.data.sample import Sample
 from crispmask.data.transforms import pad_to_multiple
 from crispmask.errors import InputError
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
-from crispmask.models import text_inference
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_views import blended, scene
 from crispmask.models.vocabulary import Rivals, Threshold, Vocabulary
@@ -31,12 +30,6 @@ from tiny_text import image_file, tiny_segmenter
 
 WORDS = ("cat", "dog", "bird", "cow", "fish")
 PLAIN = ("{}",)
-
-
-@pytest.fixture(autouse=True)
-def same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 also on CPUs that compute in bf16, whose results depend on the batch."""
-    monkeypatch.setattr(text_inference, "autocast", lambda _: nullcontext())
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision in bf16 where the device computes in it natively, else off."""
+    """Mixed precision in bf16 where that is faster, else off.
+
+    On a CPU it takes matrix tiles (AMX): with AVX-512 alone bf16 is a third slower than fp32.
+    """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        fast = device.type == "cpu" and (
-            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        )
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
