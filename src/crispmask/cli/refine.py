@@ -118,12 +118,12 @@ def refine(args: RefineArguments) -> int:
     ):
         read_inputs(one, class_names)
     for one in track(files, "refining", console=console):
-        name = one.image.stem
-        image, inputs = read_image(one.image), read_inputs(one, class_names)
+        name, inputs = one.image.stem, read_inputs(one, class_names)
         out = refine_one(refiner, inputs, args, name=name)
         labels = out.labels[0]
         write_labels(labels, args.output / "labels" / f"{name}.png")
-        write_picture(overlay(image, labels, palette), args.output / "overlays" / f"{name}.png")
+        seen = overlay(inputs.whole[0], labels, palette)
+        write_picture(seen, args.output / "overlays" / f"{name}.png")
         if args.uncertainty:
             write_share(out.uncertainty[0], args.output / "uncertainty" / f"{name}.png")
             if args.ensemble_size > 1:
@@ -147,15 +147,23 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the refiner is given for one image."""
+    """What the refiner is given for one image.
 
+    Attributes:
+        whole: the image as it is.
+        image: without the pixels that are missing, as the base.
+        base: of the image's size.
+        known: labels that are certain.
+    """
+
+    whole: Image
     image: Image
     base: BaseOutput
     known: Int64[Tensor, "h w"] | None
 
 
 def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
-    """What the files say, without the pixels that are missing.
+    """What the files say.
 
     Raises:
         InputError: if one cannot be read or they do not fit each other.
@@ -166,7 +174,7 @@ def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
         check_same_size(image, base)
     except InputError as error:
         raise InputError(f"{files.image} and {files.base}: {error}") from error
-    size, known = image.shape[-2:], None
+    whole, size, known = image, image.shape[-2:], None
     if files.known is not None:
         known = read_known(
             files.known, size=size, class_names=class_names, image_name=files.image.stem
@@ -180,7 +188,7 @@ def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
                 f"{'x'.join(map(str, size))}; draw them on the image itself."
             )
         image, base = without(image, base, holes[None] > 0)
-    return Inputs(image=image, base=base, known=known)
+    return Inputs(whole=whole, image=image, base=base, known=known)
 
 
 def refine_one(
