@@ -162,10 +162,12 @@ def main() -> None:
         return
     rows: dict[str, list[dict[str, Any]]] = {}
     for whole, several in zip(joint, alone, strict=True):
-        for name, runs in (("joint", [whole] * len(every)), ("alone", several)):
+        together = TextSegmenter.from_pretrained(whole.folder)
+        apart = [TextSegmenter.from_pretrained(one.folder) for one in several]
+        for name, models in (("joint", [together] * len(every)), ("alone", apart)):
             found = {
-                data: measured(TextSegmenter.from_pretrained(one.folder), data, limit=args.limit)
-                for one, data in zip(runs, every, strict=True)
+                data: measured(model, data, limit=args.limit)
+                for model, data in zip(models, every, strict=True)
             }
             for answer in ANSWERS:
                 sets = {kind(data): results[answer] for data, results in found.items()}

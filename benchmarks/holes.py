@@ -9,9 +9,9 @@ refiner that were trained with holes, with one call and with more; the control's
 small regions, which more calls take away as well; and eight drawn masks, of which the mean of their
 accuracy and the best of each image stand in the JSON. "joined" is how many connected regions a
 filled hole has for each that the truth has there, and "border" how long its borders are against the
-truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and
-DATA-holes-control-SEED: `crispmask train DATA-refiner --holes 0.75 --process absorbing
---noise-target truth`, the second also with `--no-state-input`.
+truth's: 1 is as in the truth. Expects the runs DATA-holes-SEED and DATA-holes-control-SEED:
+`crispmask train DATA-refiner --holes 0.75 --process absorbing --noise-target truth`, the second
+also with `--no-state-input`.
 """
 
 import argparse
@@ -49,7 +49,10 @@ FILTERS = (5, 21, 41)
 """Sides of the windows in which the control's answer is put to the vote."""
 
 PICTURES = 5
+"""Rows of the picture."""
+
 GAP = 4
+"""Pixels between its parts."""
 
 DRAWN = 8
 """Masks drawn for one hole."""
@@ -104,10 +107,11 @@ def picture(
     samples: Sequence[Sample],
     missing: Mapping[str, Hole],
     base: FPNSegmenter,
-    models: Sequence[MaskRefiner],
+    *,
+    control: MaskRefiner,
+    refiner: MaskRefiner,
 ) -> PIL.Image.Image:
     """A row for each sample: image, hole, nearest label, control, 1 and 30 calls, truth."""
-    control, refiner = models
     palette = palette_for(base.config.class_names)
     rows = []
     for sample in samples:
@@ -168,8 +172,8 @@ def main() -> None:
     }
     if args.picture is not None:
         chosen = [samples[i] for i in evenly_spread(len(samples), PICTURES)]
-        models_drawn = [models["holes-control"][0], models["holes"][0]]
-        picture(chosen, missing, base, models_drawn).save(args.picture)
+        control, refiner = models["holes-control"][0], models["holes"][0]
+        picture(chosen, missing, base, control=control, refiner=refiner).save(args.picture)
         return
     shapes: dict[str, Shape] = {}
 
@@ -228,14 +232,15 @@ def main() -> None:
         Row(name="base + flip", predictors=(watched("base + flip", flipped),)),
         Row(name="nearest label", predictors=(watched("nearest label", copied),)),
     ]
+    votes = {f"control, {size}x{size} majority filter": size for size in FILTERS}
     rows += [
         Row(
-            name=(name := f"control, {size}x{size} majority filter"),
+            name=name,
             predictors=tuple(
                 watched(name, smoothed(model, size)) for model in models["holes-control"]
             ),
         )
-        for size in FILTERS
+        for name, size in votes.items()
     ]
     rows += [
         Row(
