@@ -83,16 +83,27 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 def many_words(
     segmenter: TextSegmenter, words: Sequence[str], image: Image, *, top: int, rounds: int
 ) -> dict[str, Any]:
-    """Ranking and its best words against all words, and chunks of 8 against one by one."""
+    """Ranking and its best words against all words; words together against one by one.
+
+    One by one is meant in two ways: one row of a batch at a time within one answer, and an answer
+    of its own for each word, which looks at the image again. Their text states are there already.
+    """
     vocabulary = in_own_sentence(Vocabulary.from_texts(words), segmenter)
     ranked = segmenter.bound(vocabulary, top=top)
     single = segmenter.bound(vocabulary, top=top, chunk=1)
     exact = segmenter.bound(vocabulary, top=None)
+    few = [in_own_sentence(Vocabulary.from_texts([word]), segmenter) for word in words[:top]]
+    together = segmenter.bound(
+        in_own_sentence(Vocabulary.from_texts(words[:top]), segmenter), top=None
+    )
+    apart = [segmenter.bound(word, top=None) for word in few]
     seconds = take_turns(
         {
             "ranked": lambda: ranked(image),
             "ranked, one by one": lambda: single(image),
             "exact": lambda: exact(image),
+            "few, one answer": lambda: together(image),
+            "few, an answer each": lambda: [ask(image) for ask in apart],
         },
         rounds,
     )
@@ -103,6 +114,7 @@ def many_words(
         "seconds": seconds,
         "exact_over_ranked": seconds["exact"] / seconds["ranked"],
         "one_by_one_over_batched": seconds["ranked, one by one"] / seconds["ranked"],
+        "answer_each_over_one_answer": seconds["few, an answer each"] / seconds["few, one answer"],
         "rows_ranked": ranked(image).num_calls,
         "rows_exact": exact(image).num_calls,
     }

@@ -84,6 +84,18 @@ def test_windows_read_one_mask(refiner: MaskRefiner) -> None:
         assert torch.equal(left[..., 16:], right[..., :16])  # 32 shared pixels, stride 2
 
 
+def test_no_window_looks_at_missing_pixels(refiner: MaskRefiner) -> None:
+    image, base = torch.rand(1, 3, 64, 96), BaseOutput(probs=torch.rand(1, K, 64, 96).softmax(1))
+    missing = torch.zeros(64, 96, dtype=torch.bool)
+    missing[20:40, 30:60] = True  # across both windows
+    other = image.where(~missing, 1 - image)
+    out = refine_windows(refiner, image, base, window=64, overlap=32, missing=missing)
+    hidden = refine_windows(refiner, other, base, window=64, overlap=32, missing=missing)
+    assert torch.equal(out.probs, hidden.probs)
+    plain = refine_windows(refiner, image, base, window=64, overlap=32)
+    assert not torch.equal(out.probs, plain.probs)
+
+
 def test_logits_are_blended_where_windows_overlap() -> None:
     left, right = torch.zeros(1, K, 1, 6), torch.ones(1, K, 1, 6)
     out = blend([(0, 0, left), (0, 4, right)], size=(1, 10), overlap=2)

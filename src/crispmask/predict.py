@@ -31,6 +31,7 @@ def refine_windows(
     overlap: int = 128,
     sampling: Sampling | None = None,
     known: Any = None,
+    missing: Any = None,
     name: str = "0",
 ) -> RefinerOutput:
     """Refined mask of one large image: one noisy mask, denoised window by window.
@@ -48,6 +49,7 @@ def refine_windows(
         overlap: pixels that neighbours share, a multiple of the refiner's, less than the window.
         sampling: options of the chain; one call by default.
         known: labels that are certain, as `MaskRefiner` takes them.
+        missing: where neither image nor base is to be believed, likewise.
         name: of the image; its noise depends on it.
 
     Raises:
@@ -64,7 +66,7 @@ def refine_windows(
             f"window and overlap must be multiples of {multiple}, the overlap the smaller one, got "
             f"{window} and {overlap}."
         )
-    pixels, given = refiner.inputs(image, base)
+    pixels, given = refiner.inputs(image, base, missing=missing)
     certain = refiner.known(known, given)
     pixels, padded = refiner.pad(pixels, refiner.visible(given))
     state = None if certain is None else refiner.known_state(certain)

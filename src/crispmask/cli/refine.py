@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -22,7 +22,6 @@ from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
 from crispmask.metrics.conformal import label_sets
 from crispmask.models.ensemble import EnsembleOutput, over_seeds
-from crispmask.models.evidence import without
 from crispmask.models.inputs import as_base_output, check_same_size
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
@@ -122,7 +121,7 @@ def refine(args: RefineArguments) -> int:
         out = refine_one(refiner, inputs, args, name=name)
         labels = out.labels[0]
         write_labels(labels, args.output / "labels" / f"{name}.png")
-        seen = overlay(inputs.whole[0], labels, palette)
+        seen = overlay(inputs.image[0], labels, palette)
         write_picture(seen, args.output / "overlays" / f"{name}.png")
         if args.uncertainty:
             write_share(out.uncertainty[0], args.output / "uncertainty" / f"{name}.png")
@@ -150,16 +149,16 @@ class Inputs:
     """What the refiner is given for one image.
 
     Attributes:
-        whole: the image as it is.
-        image: without the pixels that are missing, as the base.
+        image: of which some pixels may be missing.
         base: of the image's size.
         known: labels that are certain.
+        missing: pixels of which neither image nor base says anything.
     """
 
-    whole: Image
     image: Image
     base: BaseOutput
     known: Int64[Tensor, "h w"] | None
+    missing: Bool[Tensor, "h w"] | None
 
 
 def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
@@ -174,21 +173,20 @@ def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
         check_same_size(image, base)
     except InputError as error:
         raise InputError(f"{files.image} and {files.base}: {error}") from error
-    whole, size, known = image, image.shape[-2:], None
+    size, known, missing = image.shape[-2:], None, None
     if files.known is not None:
         known = read_known(
             files.known, size=size, class_names=class_names, image_name=files.image.stem
         )
     if files.missing is not None:
-        holes = read_foreground(files.missing)
-        if holes.shape != size:
+        missing = read_foreground(files.missing) > 0
+        if missing.shape != size:
             raise InputError(
                 f"missing pixels must have the size of their image, {files.missing} is "
-                f"{'x'.join(map(str, holes.shape))} (height x width) and {files.image} "
+                f"{'x'.join(map(str, missing.shape))} (height x width) and {files.image} "
                 f"{'x'.join(map(str, size))}; draw them on the image itself."
             )
-        image, base = without(image, base, holes[None] > 0)
-    return Inputs(whole=whole, image=image, base=base, known=known)
+    return Inputs(image=image, base=base, known=known, missing=missing)
 
 
 def refine_one(
@@ -199,7 +197,13 @@ def refine_one(
     def with_seed(seed: int) -> RefinerOutput:
         sampling = replace(args.sampling, seed=seed)
         return refine_windows(
-            refiner, inputs.image, inputs.base, sampling=sampling, known=inputs.known, name=name
+            refiner,
+            inputs.image,
+            inputs.base,
+            sampling=sampling,
+            known=inputs.known,
+            missing=inputs.missing,
+            name=name,
         )
 
     first = args.sampling.seed

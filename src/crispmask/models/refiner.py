@@ -94,15 +94,11 @@ class MaskRefiner(RefinerCore, Pretrained):
             estimate=estimate,
             order=order,
         )
-        pixels, given = self.inputs(image, base)
+        pixels, given = self.inputs(image, base, missing=missing)
         first = None if isinstance(start, str) else self._labels(start, given, "start")
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
         certain = self.known(known, given)
-        if missing is not None:
-            pixels, given = without(
-                pixels, given, self._labels(missing, given, "missing pixels") > 0
-            )
         generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
         with self.inferring():
             padded, seen = self.pad(pixels, self.visible(given))
@@ -118,8 +114,13 @@ class MaskRefiner(RefinerCore, Pretrained):
             num_calls=result.num_calls,
         )
 
-    def inputs(self, image: Any, base: Any) -> tuple[Image, BaseOutput]:
+    def inputs(self, image: Any, base: Any, *, missing: Any = None) -> tuple[Image, BaseOutput]:
         """Image and base output as tensors on this model's device, checked.
+
+        Args:
+            image: as `forward` takes it.
+            base: likewise.
+            missing: where both say nothing of their own, likewise.
 
         Raises:
             InputError: if one cannot be used, or they do not fit each other.
@@ -132,7 +133,9 @@ class MaskRefiner(RefinerCore, Pretrained):
             features=None if given.features is None else given.features.to(device),
         )
         check_same_size(pixels, given)
-        return pixels, given
+        if missing is None:
+            return pixels, given
+        return without(pixels, given, self._labels(missing, given, "missing pixels") > 0)
 
     def known(self, known: Any, base: BaseOutput) -> Mask | None:
         """Labels that are certain, checked; None if there are none.
