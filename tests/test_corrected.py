@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from crispmask.data.sample import Sample
-from crispmask.evaluate import Row, evaluate
-from crispmask.evaluate.corrected import COUNTS, PASTED, TOLD, probe_corrections
+from crispmask.evaluate import Row, evaluate, refiner_rows
+from crispmask.evaluate.corrected import CONTROL, COUNTS, PASTED, TOLD, probe_corrections
 from crispmask.evaluate.corrections import clicks_on, known_after
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.evidence import pasted
@@ -50,12 +50,16 @@ def segmenter(image: Image) -> BaseOutput:
     return BaseOutput(probs=(8 * smooth).softmax(1))
 
 
-def refiner(*, evidence: bool = True) -> MaskRefiner:
+def refiner(*, evidence: bool = True, state_input: bool = True) -> MaskRefiner:
     """A refiner whose answer depends on what it is told."""
     torch.manual_seed(0)
     channels = condition_channels("probs", K, stride=2)
     network = MaskUNetConfig(
-        num_classes=K, cond_channels=channels, widths=(8, 16), evidence=evidence
+        num_classes=K,
+        cond_channels=channels,
+        widths=(8, 16),
+        evidence=evidence,
+        state_input=state_input,
     )
     model = MaskRefiner(RefinerConfig(class_names=NAMES, network=network))
     nn.init.normal_(model.network.classifier.weight, std=0.2)
@@ -83,6 +87,24 @@ def test_scores_are_those_of_pixels_that_no_click_told() -> None:
             assert found.rows[name][place] == pytest.approx(counts.compute().miou)
     assert len({row[0] for row in found.rows.values()}) == 1  # without clicks all are alike
     assert found.rows[TOLD][3] != found.rows[PASTED][3]
+
+
+def test_the_control_is_told_the_same_clicks() -> None:
+    model, control = refiner(), refiner(state_input=False)
+    found = probe_corrections(model, samples(), segmenter, control=control)
+    alone = probe_corrections(model, samples(), segmenter)
+    assert list(found.rows) == [*list(alone.rows)[:2], CONTROL, TOLD]
+    assert all(found.rows[name] == row for name, row in alone.rows.items())
+    counts = ConfusionMatrix(K)
+    for sample in samples():
+        image, base = sample.image[None], segmenter(sample.image[None])
+        plain = model(image, base, names=[sample.name]).labels[0]
+        known = known_after(clicks_on(sample.mask, plain, COUNTS[3]), sample.mask.shape)
+        truth = sample.mask.where(known == IGNORE, IGNORE)
+        answer = control(image, base, known=known, names=[sample.name])
+        counts.update(answer.labels, truth[None])
+    assert found.rows[CONTROL][3] == pytest.approx(counts.compute().miou)
+    assert found.rows[CONTROL] != found.rows[TOLD]
 
 
 def test_the_picture_shows_an_image_its_clicks_and_both_answers() -> None:
@@ -117,6 +139,15 @@ def test_images_without_labels_are_no_number() -> None:
     found = probe_corrections(refiner(), blank, segmenter)
     assert found.example is None
     assert "cannot be told" in found.reading
+
+
+@pytest.mark.parametrize(("evidence", "rows"), [(True, 4), (False, 3)])
+def test_a_report_tells_a_control_that_learned_it(evidence: bool, rows: int) -> None:
+    model, control = refiner(), refiner(evidence=evidence, state_input=False)
+    table = refiner_rows([model], [control], flip_segmenter=segmenter, num_classes=K, steps=(1,))
+    report = evaluate(Patches(), segmenter, table, title="patches", progress=False, pictures=0)
+    assert report.corrections is not None
+    assert len(report.corrections.rows) == rows
 
 
 @pytest.mark.parametrize("evidence", [True, False])

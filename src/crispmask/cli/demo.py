@@ -59,7 +59,7 @@ def demo(args: DemoArguments) -> int:
         Row(
             name="control", predictors=(lambda i, base, name: control(i, base, names=[name]).probs,)
         ),
-        Row(name="refined", predictors=(refined,), steps=1, refiner=refiner),
+        Row(name="refined", predictors=(refined,), steps=1, refiner=refiner, control=control),
     ]
     report = evaluate(tiles, segmenter, rows, title="Earth, held-out blocks: earth-small")
     for tile in (tiles[i] for i in range(len(tiles))):

@@ -24,6 +24,7 @@ RULE = 12
 """Pixels to which the rule spreads a click."""
 
 PASTED, RULED, TOLD = "clicks pasted", "clicks spread by a rule", "clicks told to the refiner"
+CONTROL = "clicks told to the control"
 
 Labels = Int64[Tensor, "h w"]
 
@@ -38,20 +39,26 @@ class _Corrected:
 
 @torch.inference_mode()
 def probe_corrections(
-    refiner: MaskRefiner, samples: Iterable[Sample], segmenter: Segmenter
+    refiner: MaskRefiner,
+    samples: Iterable[Sample],
+    segmenter: Segmenter,
+    *,
+    control: MaskRefiner | None = None,
 ) -> Corrections:
     """mIoU after clicks on the largest regions that the plain answer has wrong.
 
     Only pixels that no click told are scored. The clicks are pasted into the plain answer; spread
-    by a rule (`spread`); or told to the refiner, which answers in one call.
+    by a rule (`spread`); told to the control; or told to the refiner, which answers in one call.
 
     Args:
         refiner: that was trained with known labels.
         samples: images with their true masks.
         segmenter: the base.
+        control: a network of the same size without the mask input that was trained with them, too.
     """
     classes = refiner.config.network.num_classes
-    scores = {name: [ConfusionMatrix(classes) for _ in COUNTS] for name in (PASTED, RULED, TOLD)}
+    rows = (PASTED, RULED, TOLD) if control is None else (PASTED, RULED, CONTROL, TOLD)
+    scores = {name: [ConfusionMatrix(classes) for _ in COUNTS] for name in rows}
     device = next(refiner.parameters()).device
     found: list[_Corrected] = []
     images = 0
@@ -72,6 +79,9 @@ def probe_corrections(
                 RULED: spread(before, some, radius=RULE),
                 TOLD: told,
             }
+            if control is not None:
+                informed = control(image, base, known=known, names=names)
+                answers[CONTROL] = informed.labels[0].cpu()
             truth = sample.mask.masked_fill(known != IGNORE, IGNORE)
             for name, answer in answers.items():
                 scores[name][place].update(answer[None], truth[None])

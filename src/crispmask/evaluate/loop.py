@@ -1,7 +1,7 @@
 """Model and data set in, report out: every row sees the same images and the same base."""
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from crispmask.evaluate.rows import Row
 from crispmask.models.segmenters import Segmenter
 from crispmask.provenance import provenance
 from crispmask.report.report import Report
-from crispmask.report.results import Comparison, Example, ImageResult
+from crispmask.report.results import Comparison, Corrections, Example, ImageResult, StateUse
 
 PROBED = 16
 """Images at most on which a refiner's use of its state, and of corrections, is measured."""
@@ -44,7 +44,7 @@ def evaluate(
     The pictures and most figures compare the base with the first row that has `steps`, or with
     the last row where none has, each by its first seed. The first row with a refiner also has its
     use of the state probed, on 16 images at most, and, if it was trained with known labels, what
-    it makes of simulated corrections.
+    it makes of simulated corrections, beside its control.
 
     Args:
         dataset: images with their true masks.
@@ -94,7 +94,7 @@ def evaluate(
             for part, over in row.compared.items()
         }
 
-    probed = next((row.refiner for row in rows if row.refiner is not None), None)
+    probed = next((row for row in rows if row.refiner is not None), None)
 
     def samples() -> Iterator[Sample]:
         few = evenly_spread(count, PROBED)
@@ -121,11 +121,26 @@ def evaluate(
             "timing": "one image at a time, with the base's time, median over images",
             **provenance(),
         },
-        state_use=None if probed is None else probe_state(probed, samples(), segmenter),
-        corrections=None
-        if probed is None or not probed.config.network.evidence
-        else probe_corrections(probed, samples(), segmenter),
+        state_use=_state_use(probed, samples(), segmenter),
+        corrections=_corrections(probed, samples(), segmenter),
     )
+
+
+def _state_use(row: Row | None, samples: Iterable[Sample], segmenter: Segmenter) -> StateUse | None:
+    if row is None or row.refiner is None:
+        return None
+    return probe_state(row.refiner, samples, segmenter)
+
+
+def _corrections(
+    row: Row | None, samples: Iterable[Sample], segmenter: Segmenter
+) -> Corrections | None:
+    if row is None or row.refiner is None or not row.refiner.config.network.evidence:
+        return None
+    control = row.control
+    if control is not None and not control.config.network.evidence:
+        control = None
+    return probe_corrections(row.refiner, samples, segmenter, control=control)
 
 
 @dataclass(frozen=True, kw_only=True)

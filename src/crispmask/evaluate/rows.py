@@ -24,6 +24,7 @@ class Row:
         steps: network calls, for a row of the step-versus-quality curve.
         uses_base: whether the base's time is part of the row's time.
         refiner: behind the first predictor, if one is; its use of the state is looked into.
+        control: of that refiner; it is told the same corrections, if it was trained with any.
         compared: names of the rows over which the gain of this one is measured, by their part in
             the comparison: ``{"control": "control"}``.
     """
@@ -33,6 +34,7 @@ class Row:
     steps: int | None = None
     uses_base: bool = True
     refiner: MaskRefiner | None = None
+    control: MaskRefiner | None = None
     compared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ def refiner_rows(
                 predictors=_predictors(refiners, calls=calls),
                 steps=calls,
                 refiner=refiners[0],
+                control=controls[0] if controls else None,
                 compared={"control": "control"} if controls else {},
             )
         )
