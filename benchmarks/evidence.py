@@ -48,11 +48,12 @@ from crispmask.shapes import IGNORE, Image, Probs
 from crispmask.train.evidence import EvidenceConfig
 from earth_models import RESULTS, save
 from first_light import seeds
-from study_runs import Run, announce, default_refiner, finish, prepare
+from half_camvid import half_base, half_camvid
+from study_runs import Run, announce, default_refiner, finish
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
-HALF_STEPS = 600
+HALF_STEPS = 1800
 """Of each training on CamVid at half its size."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
@@ -216,9 +217,12 @@ def first_light_runs(data: str, runs: Path) -> Models:
     return data, runs / f"{data}-base", found
 
 
-def half(runs: Path) -> Models:
+def half(runs: Path, count: int) -> Models:
     """CamVid at half its size; what is missing is trained, all kinds with as many steps."""
-    prepare("camvid", runs)
+    study = runs / "study" / "camvid"
+    study.mkdir(parents=True, exist_ok=True)
+    half_camvid(study / "data")
+    half_base(runs / "camvid-base-start", study / "base")
     default = default_refiner("camvid", runs)
     loop = replace(default.loop, steps=HALF_STEPS, eval_every=HALF_STEPS)
     changes: dict[str, dict[str, Any]] = {
@@ -232,11 +236,11 @@ def half(runs: Path) -> Models:
                 folder=runs / "evidence" / "camvid-half" / f"{kind}-{seed}",
                 config=replace(default, **changed, loop=replace(loop, seed=seed)),
             )
-            for seed in range(3)
+            for seed in range(count)
         ]
         for kind, changed in changes.items()
     }
-    every = [found[seed] for seed in range(3) for found in wanted.values()]
+    every = [found[seed] for seed in range(count) for found in wanted.values()]
     announce(every)
     finish(every)
     folders = {kind: [run.folder for run in found] for kind, found in wanted.items()}
@@ -249,6 +253,7 @@ def main() -> None:
     )
     parser.add_argument("data", choices=["earth", "camvid", "camvid-half"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--seeds", type=int, default=3, help="of camvid-half")
     parser.add_argument("--train-only", action="store_true", help="camvid-half: train, then stop")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=None, help="use only so many images")
@@ -257,7 +262,9 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[1, 5])
     args = parser.parse_args()
     source, base_folder, folders = (
-        half(args.runs) if args.data == "camvid-half" else first_light_runs(args.data, args.runs)
+        half(args.runs, args.seeds)
+        if args.data == "camvid-half"
+        else first_light_runs(args.data, args.runs)
     )
     if args.train_only:
         return
