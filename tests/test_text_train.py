@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from backbone_layouts import write_backbone
+from backbone_layouts import Layout, write_backbone
 from crispmask.cli import main
 from crispmask.data.sample import write_mask
 from crispmask.data.transforms import AugmentConfig
@@ -204,12 +204,18 @@ def test_the_loss_of_a_batch_falls(data: Path, backbone: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_command_trains(data: Path, backbone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["sd1", "sd2", "marigold"])
+def test_the_command_trains(data: Path, tmp_path: Path, layout: Layout) -> None:
+    backbone = write_backbone(tmp_path / "backbone", layout)
     arguments = ["train", "text", "--backbone", str(backbone), "--data", str(data)]
     arguments += ["--loop.steps", "1", "--loop.batch-size", "1", "--augment.crop", "16", "16"]
     arguments += ["--template", "{}", "--output", str(tmp_path / "run")]
     assert main(arguments) == 0
-    assert TextSegmenter.from_pretrained(tmp_path / "run").config.class_names == NAMES
+    model = TextSegmenter.from_pretrained(tmp_path / "run")
+    assert model.config.class_names == NAMES
+    model.save_pretrained(tmp_path / "again")
+    again = TextSegmenter.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["text", "text-earth", "text-camvid"])
@@ -355,9 +361,14 @@ def test_unknown_pixels_carry_no_loss(data: Path, backbone: Path) -> None:
         assert run(objective, batch) == 0
 
 
-def test_words_and_presence_against_a_slow_version(data: Path, other: Path, backbone: Path) -> None:
+@pytest.mark.parametrize("foreign", [(), ("tree", "red car")])
+def test_words_and_presence_against_a_slow_version(
+    data: Path, other: Path, backbone: Path, foreign: tuple[str, ...]
+) -> None:
     both = (str(data), str(other))
-    config = text_config(data, backbone, data=both, loop={"batch_size": 5}, absent=1)
+    config = text_config(
+        data, backbone, data=both, loop={"batch_size": 5}, absent=1, foreign=foreign
+    )
     model, objective, batch = parts(config)
     assert set(batch.sources.tolist()) == {0, 1}
     generator = torch.Generator().manual_seed(0)
@@ -381,6 +392,12 @@ def test_words_and_presence_against_a_slow_version(data: Path, other: Path, back
             images.append(
                 F.binary_cross_entropy_with_logits(model.align.presence(scores)[0, k], there)
             )
+        for word in foreign:
+            text = model.align.words(model.words.encode([word]).pooled)
+            score = model.align.scores(model.align.pixels(features), text)
+            nowhere = F.softplus(score[0, 0])  # the cross-entropy of "no"
+            cells.append(nowhere[small != IGNORE])
+            images.append(F.softplus(model.align.presence(score)[0, 0]))
         named = small.where(small != IGNORE, -1) - source
         worded = named >= 0  # neither unknown nor background
         rivals.append(
@@ -516,6 +533,8 @@ def test_held_out_words_are_never_asked_and_their_pixels_unknown(
         text_task(replace(config, held_out=("tree",)))
     with pytest.raises(InputError, match="held_out leaves no word"):
         text_task(replace(config, held_out=("ball", "box")))
+    with pytest.raises(InputError, match="in no image of the data, got Ball, which are among"):
+        text_task(replace(config, held_out=(), foreign=("tree", "Ball")))
 
 
 def test_low_rank_updates_are_merged(data: Path, backbone: Path, tmp_path: Path) -> None:

@@ -7,6 +7,15 @@ from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.loop_config import LoopConfig
 from crispmask.train.text_config import TextTrainConfig
 
+NOWHERE_FROM_AFAR = (
+    *("dog", "cat", "elephant", "zebra", "umbrella", "handbag", "suitcase", "bottle", "wine glass"),
+    *("cup", "fork", "knife", "bowl", "banana", "sandwich", "pizza", "cake", "chair", "bed"),
+    *("toilet", "television", "laptop", "keyboard", "telephone", "oven", "sink", "refrigerator"),
+    *("book", "clock", "vase", "scissors", "teddy bear", "toothbrush", "curtain", "lamp", "guitar"),
+    *("face", "liver", "tooth", "kidney", "tumour", "cell nucleus"),
+)
+"""Words of nothing that an image of the Earth from afar shows."""
+
 
 def latent_earth_vae() -> LatentVaeConfig:
     """A small VAE of Earth tiles and their masks, 8 channels at an eighth of the size."""
@@ -97,6 +106,7 @@ def earth_text() -> TextTrainConfig:
             ema_decay=0.99,
         ),
         augment=AugmentConfig(crop=(128, 128), scale=(0.9, 1.5), hue=0.01),
+        foreign=NOWHERE_FROM_AFAR,
         compete_weight=1.0,
     )
 
@@ -107,5 +117,6 @@ def camvid_text() -> TextTrainConfig:
         earth_text(),
         data=("camvid",),
         backbone="runs/latent-camvid-pretrain",
+        foreign=(),  # streets show dogs and handbags
         augment=AugmentConfig(crop=(192, 256), scale=(0.8, 1.6), short_side=240),
     )

@@ -65,7 +65,7 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
         words_of(name, train.class_names)
         for name, (train, _) in zip(config.data, splits, strict=True)
     ]
-    _check_held_out(config, vocabularies)
+    _check_words(config, vocabularies)
     model = new_text_segmenter(config, vocabularies)
     sources = [
         _read(config, name, vocabulary, train, val)
@@ -85,7 +85,11 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
         ValidationSet(name=name, vocabulary=source.vocabulary, items=source.val)
         for name, source in zip(short_names(config.data), sources, strict=True)
     ]
-    objective = TextObjective(model, config, table, states)
+    foreign = states.pooled[:0]
+    if config.foreign:
+        said = [model.config.template.replace("{}", word) for word in config.foreign]
+        foreign = model.words.encode(said).pooled
+    objective = TextObjective(model, config, table, states, foreign=foreign)
     task = Task(
         objective=objective,
         parts=lambda: objective.parts,
@@ -226,7 +230,8 @@ def _read(
     )
 
 
-def _check_held_out(config: TextTrainConfig, vocabularies: Sequence[Vocabulary]) -> None:
+def _check_words(config: TextTrainConfig, vocabularies: Sequence[Vocabulary]) -> None:
+    """Refuse words held out that are none of the data, and foreign ones that are."""
     words = {name for vocabulary in vocabularies for name in vocabulary.class_names}
     if unknown := sorted(set(config.held_out) - words):
         raise InputError(
@@ -236,6 +241,12 @@ def _check_held_out(config: TextTrainConfig, vocabularies: Sequence[Vocabulary])
     for name, vocabulary in zip(config.data, vocabularies, strict=True):
         if not set(vocabulary.class_names) - set(config.held_out):
             raise InputError(f"held_out leaves no word of {name} to train on; name fewer.")
+    own = {name.casefold() for name in words}
+    if both := [word for word in config.foreign if word.casefold() in own]:
+        raise InputError(
+            f"foreign must name what is in no image of the data, got {', '.join(both)}, which are "
+            "among its classes; leave them out."
+        )
 
 
 def _check(

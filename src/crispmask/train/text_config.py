@@ -31,6 +31,8 @@ class TextTrainConfig:
             names alone are scored.
         held_out: words that are never asked; their pixels are unknown in training. What is found of
             them later is found by the words alone.
+        foreign: words of which nothing is in any image of the run, so that the model learns that
+            words can be wrong; some of them are scored on every batch, none is drawn.
         drop_prompt: share of the queries without words, whose mask is that of all words together;
             only guidance needs some.
         corrupt: share of the masks that are damaged before they are noised, the target being
@@ -62,6 +64,7 @@ class TextTrainConfig:
     template: str = TEMPLATE
     synonyms: bool = False
     held_out: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
     drop_prompt: float = 0.0
     corrupt: float = 0.3
     pathway: bool = True

@@ -16,6 +16,9 @@ from crispmask.train.corrupt import corrupted
 from crispmask.train.queries import NO_WORD, Asked, TextBatch, WordTable, hardest
 from crispmask.train.text_config import TextTrainConfig
 
+FOREIGN_AT_ONCE = 8
+"""Words of no image that are scored on a batch."""
+
 
 class TextObjective(nn.Module):
     """Loss of a batch of crops; the network runs on a row for each crop and one for each query.
@@ -28,11 +31,26 @@ class TextObjective(nn.Module):
     tokens: Tensor
     token_mask: Tensor
     pooled: Tensor
+    foreign: Tensor
 
     def __init__(
-        self, model: TextSegmenter, config: TextTrainConfig, table: WordTable, states: TextStates
+        self,
+        model: TextSegmenter,
+        config: TextTrainConfig,
+        table: WordTable,
+        states: TextStates,
+        *,
+        foreign: Float[Tensor, "f d"],
     ) -> None:
-        """Take the words of all data sets, and the states of all sentences."""
+        """Take the words of all data sets, the states of all sentences, and those of no image.
+
+        Args:
+            model: that is trained.
+            config: of the run.
+            table: the words.
+            states: of their sentences.
+            foreign: one vector for each word of ``config.foreign``.
+        """
         super().__init__()
         self.model = model
         self.settings = config
@@ -42,6 +60,7 @@ class TextObjective(nn.Module):
             ("tokens", states.tokens),
             ("token_mask", states.mask),
             ("pooled", states.pooled),
+            ("foreign", foreign),
         ):
             self.register_buffer(name, value, persistent=False)
 
@@ -90,6 +109,18 @@ class TextObjective(nn.Module):
             counts = counts + torch.stack([known.sum(), said.sum(), seen.sum()])
             free = ~there & ~batch.asked[mine, :n]
             hard[mine, :n] = hardest(logits.detach(), free, self.settings.absent // 2)
+        if len(self.foreign):
+            chosen = torch.randperm(len(self.foreign), generator=generator)[:FOREIGN_AT_ONCE]
+            scores = align.scores(pixels, align.words(self.foreign[chosen.to(pixels.device)]))
+            logits = align.presence(scores)
+            known = (cells != IGNORE)[:, None].expand_as(scores)
+            seen = torch.ones_like(logits, dtype=torch.bool)
+            none, nowhere = torch.zeros_like(scores), torch.zeros_like(logits)
+            wrong = _bce_sum(scores, none, known), _bce_sum(logits, nowhere, seen)
+            losses = losses + torch.stack([wrong[0], losses.new_zeros(()), wrong[1]])
+            counts = counts + torch.stack(
+                [known.sum(), known.new_zeros((), dtype=torch.long), seen.sum()]
+            )
         align, compete, presence = losses / counts.clamp(min=1)
         return {"align": align, "compete": compete, "presence": presence}, hard
 
