@@ -40,7 +40,6 @@ from crispmask.evaluate.open_vocabulary import (
 from crispmask.evaluate.words import measure_rows, vocabulary_of, word_rows
 from crispmask.models.bases import load_base
 from crispmask.models.checkpoint import write_atomic
-from crispmask.models.inputs import as_base_output
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import Segmenter
 from crispmask.models.text_inference import rank
@@ -132,8 +131,7 @@ def behind(ask: Ask, refiner: MaskRefiner) -> Ask:
 
         def refined(image: Image, *, among: Sequence[int] | None) -> WordsAnswer:
             answer = first(image, among=among)
-            base = as_base_output(answer, num_classes=len(words.label_names))
-            return WordsOutput(labels=refiner(image, base).labels, presence=answer.presence)
+            return WordsOutput(labels=refiner(image, answer).labels, presence=answer.presence)
 
         return refined
 

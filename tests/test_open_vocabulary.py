@@ -70,7 +70,8 @@ def test_scores_and_what_they_are_called(tmp_path: Path) -> None:
     assert len(result.per_image.image_dice) == 3
     result.save(tmp_path / "result.json")
     saved = json.loads((tmp_path / "result.json").read_text())
-    assert saved["protocol"]["hash"] == PROTOCOL.hash
+    assert saved["protocol"]["hash"] == result.protocol.hash
+    assert replace(result.protocol, images="") == PROTOCOL
     assert saved["protocol"]["vocabulary"]["background"]["policy"] == "Threshold"
     assert saved["oracle_presence"]["miou_truth"] == result.oracle_presence.miou_truth  # type: ignore[union-attr]
 
@@ -94,6 +95,8 @@ def test_a_hash_tells_protocols_apart() -> None:
         replace(PROTOCOL, ignore=VOID),
         replace(PROTOCOL, image_size="512 tiles"),
         replace(PROTOCOL, trained_on=("water",)),
+        replace(PROTOCOL, options={"num_inference_steps": 2}),
+        replace(PROTOCOL, images="0123"),
         *(
             replace(PROTOCOL, vocabulary=replace(WORDS, **change))
             for change in (
@@ -106,6 +109,16 @@ def test_a_hash_tells_protocols_apart() -> None:
     ]
     assert len({p.hash for p in (PROTOCOL, *others)}) == 1 + len(others)
     assert replace(PROTOCOL).hash == PROTOCOL.hash
+
+
+def test_a_hash_knows_images_by_their_labels() -> None:
+    found = evaluate_words(Blobs(), reads_pixels, PROTOCOL, oracle=False).protocol
+    elsewhere = replace(PROTOCOL, data="elsewhere/blobs")
+    assert (
+        evaluate_words(Blobs(), reads_pixels, elsewhere, oracle=False).protocol.hash == found.hash
+    )
+    fewer = evaluate_words(Blobs(), reads_pixels, PROTOCOL, oracle=False, limit=3).protocol
+    assert fewer.hash != found.hash
 
 
 def test_wrong_labels_sizes_and_sets() -> None:

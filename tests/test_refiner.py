@@ -27,6 +27,7 @@ from crispmask.models.refiner_config import (
 )
 from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
+from crispmask.models.text_answer import TextAnswer
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
@@ -593,3 +594,31 @@ def test_temperature_changes_no_label(image: Tensor, base: BaseOutput) -> None:
     assert after.uncertainty.mean() > before.uncertainty.mean()
     with pytest.raises(ValueError, match="temperature must be positive"):
         replace(config(), temperature=0.0)
+
+
+# bases that say which class each map is
+
+
+def named_base(base: BaseOutput, names: tuple[str, ...]) -> TextAnswer:
+    """The maps of a base under these names, as a segmenter of words answers."""
+    return TextAnswer.from_probs(
+        base.probs,
+        kept=tuple(range(len(names))),
+        label_names=names,
+        presence=torch.ones(len(base.probs), len(names)),
+        num_calls=1,
+    )
+
+
+def test_named_maps_may_stand_in_any_order(image: Tensor, base: BaseOutput) -> None:
+    model = refiner()
+    wanted = model(image, base).probs
+    torch.testing.assert_close(model(image, named_base(base, NAMES)).probs, wanted)
+    turned = BaseOutput(probs=base.probs[:, [2, 0, 1]])
+    answer = model(image, named_base(turned, ("Cloud", "land", "water")))
+    torch.testing.assert_close(answer.probs, wanted)
+
+
+def test_maps_of_other_names_are_refused(image: Tensor, base: BaseOutput) -> None:
+    with pytest.raises(InputError, match="answers in land, sea, cloud; the model's classes are"):
+        refiner()(image, named_base(base, ("land", "sea", "cloud")))

@@ -116,6 +116,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
                     vocabulary=vocabulary,
                     trained_on=segmenter.config.class_names,
                     image_size=image_size(segmenter, tile=args.asking.tile),
+                    options=args.asking.options,
                 ),
                 oracle=args.oracle,
                 limit=args.limit,

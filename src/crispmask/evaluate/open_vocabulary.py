@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,11 +81,14 @@ class WordsProtocol:
     """All that a score depends on beside the model.
 
     Attributes:
-        data: name, split and version of the data set.
+        data: name, split and version of the data set, for people.
         vocabulary: the words; its labels are those of the data set.
         trained_on: names of the training classes, for the split into seen and unseen ones.
         image_size: how images are resized or tiled for the model, in words.
         ignore: label of unknown pixels.
+        options: how the model was asked, where it was not by default: steps, views, guidance.
+        images: digest of the names and true labels of the measured images, which `evaluate_words`
+            fills in.
     """
 
     data: str
@@ -93,6 +96,8 @@ class WordsProtocol:
     trained_on: tuple[str, ...]
     image_size: str
     ignore: int = IGNORE
+    options: Mapping[str, Any] = field(default_factory=dict)
+    images: str = ""
 
     def record(self) -> dict[str, Any]:
         """The protocol as plain values, with the denominators of the scores in words."""
@@ -109,6 +114,8 @@ class WordsProtocol:
             "trained_on": list(self.trained_on),
             "image_size": self.image_size,
             "ignore": self.ignore,
+            "options": dict(self.options),
+            "images": self.images,
             "headline": "miou_truth: full vocabulary, IoU from the counts of the whole data set, "
             "mean over the classes in the truth",
             "other": "miou_union, coi_miou: mean over the classes in the truth or the prediction",
@@ -116,8 +123,15 @@ class WordsProtocol:
 
     @property
     def hash(self) -> str:
-        """Twelve digits that are the same for the same protocol."""
-        text = json.dumps(self.record(), sort_keys=True)
+        """Twelve digits that are the same for the same protocol.
+
+        Where the images are known by their digest, what the data set is called does not count: a
+        copy in another folder is the same.
+        """
+        record = self.record()
+        if self.images:
+            del record["data"]
+        text = json.dumps(record, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -245,6 +259,7 @@ class _WordsMeter:
         self.absent_areas: list[float] = []
         self.hits: list[Tensor] = []
         self.unions: list[Tensor] = []
+        self.images = hashlib.sha256()
 
     def _confusion(self) -> VocabularyConfusion:
         names = self.protocol.vocabulary.label_names
@@ -265,6 +280,8 @@ class _WordsMeter:
                 "scores to the size of the image before argmax."
             )
         self.confusion.update(pred, target)
+        self.images.update(f"{name} {tuple(target.shape)}".encode())
+        self.images.update(target.numpy().astype("<i8").tobytes())
         size = len(self.protocol.vocabulary.label_names)
         valid = target != self.protocol.ignore
         counts = pair_counts(pred, target, size, valid=valid)
@@ -284,7 +301,7 @@ class _WordsMeter:
 
     def result(self, blocks: Sequence[Hashable]) -> WordsResult:
         return WordsResult(
-            protocol=self.protocol,
+            protocol=replace(self.protocol, images=self.images.hexdigest()[:12]),
             images=len(self.hits),
             scores=self.confusion.compute(),
             interval=self._interval(blocks),

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
 
+from crispmask.data.class_names import readable
 from crispmask.data.sample import read_image, read_mask
 from crispmask.errors import InputError
 from crispmask.models.segmenters import BaseOutput, check_finite, finite_range
@@ -104,6 +106,24 @@ def _read(path: Path, num_classes: int) -> Tensor | np.ndarray[Any, Any]:
 
 _UNREADABLE = (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises for files that it cannot read."""
+
+
+def in_order_of(base: Any, class_names: Sequence[str]) -> Any:
+    """A base that says which class each map is (``label_names``), in this order; others as is.
+
+    Raises:
+        InputError: if it names other classes.
+    """
+    names = getattr(base, "label_names", None)
+    if names is None:
+        return base
+    given, wanted = ([readable(n).casefold() for n in of] for of in (names, class_names))
+    if sorted(given) != sorted(wanted):
+        raise InputError(
+            f"the base answers in {', '.join(names)}; the model's classes are "
+            f"{', '.join(class_names)}. Ask the base for these, each name once."
+        )
+    return base.probs[:, [given.index(name) for name in wanted]]
 
 
 def check_same_size(image: Tensor, base: BaseOutput) -> None:

@@ -15,7 +15,7 @@ from crispmask.errors import InputError
 from crispmask.models.checkpoint import Pretrained
 from crispmask.models.evidence import as_labels, check_labels_size, without
 from crispmask.models.inference import autocast, evaluating
-from crispmask.models.inputs import as_base_output, as_image, check_same_size
+from crispmask.models.inputs import as_base_output, as_image, check_same_size, in_order_of
 from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
 from crispmask.models.refiner_core import RefinerCore
 from crispmask.models.refiner_parts import Bound, Condition, RefinerOutput, State
@@ -127,7 +127,8 @@ class MaskRefiner(RefinerCore, Pretrained):
         """
         device = next(self.parameters()).device
         pixels = as_image(image).to(device)
-        given = as_base_output(base, num_classes=len(self.config.class_names))
+        names = self.config.class_names
+        given = as_base_output(in_order_of(base, names), num_classes=len(names))
         given = BaseOutput(
             probs=given.probs.to(device).float(),
             features=None if given.features is None else given.features.to(device),
