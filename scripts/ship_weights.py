@@ -34,6 +34,15 @@ def halve(source: Path, target: Path) -> int:
     return target.stat().st_size
 
 
+def licensed(card: str) -> str:
+    """The card of a model whose data and first weights allow the package's licence."""
+    if "\nlicense: " in card:
+        return card
+    top = "library_name: crispmask\n"
+    assert card.count(top) == 1
+    return card.replace(top, f"{top}license: apache-2.0\n")
+
+
 def calibrated(run: Path) -> str:
     """What `crispmask calibrate` changed after the training, for the card."""
     if not (run / "calibration.json").exists():
@@ -85,7 +94,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         total += halve(args.runs / run / "model.safetensors", folder / "model.safetensors")
         shutil.copy(args.runs / run / "config.json", folder / "config.json")
-        card = (args.runs / run / "README.md").read_text()
+        card = licensed((args.runs / run / "README.md").read_text())
         card += calibrated(args.runs / run)
         card += scores_of_clicks(args.clicks) if part == "refiner" else scores(args.report, part)
         write_atomic(folder / "README.md", card)

@@ -238,7 +238,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another size": (
         lambda f: edit(f / "unet" / "config.json", block_out_channels=[8, 24]),
-        "unet",
+        r"unet cannot be loaded .* got torch.Size\(\[16\]\)\); a file",
     ),
     "text width": (
         lambda f: edit(f / "unet" / "config.json", cross_attention_dim=24),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from backbone_layouts import write_backbone
 from crispmask.cli import main
 from crispmask.cli.segment import CHANCE, SegmentArguments
 from crispmask.data.sample import read_mask
@@ -143,7 +144,7 @@ def refuse(tiny_words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("words", "message"),
     [
         ("", "at least one word"),
-        ("water, , city", "needs a letter, got '' in place 2"),
+        ("water, , city", "needs a letter or digit, got '' in place 2"),
         ("water, city, Water", "'Water' stands in places 1 and 3"),
         ("water, background", "Rivals .* or as a Threshold"),
         ("water, " + "long" * 9, "shorten it"),
@@ -171,6 +172,10 @@ def test_models_that_are_none(refuse: Refuse, tiny_models: Path, tmp_path: Path)
     assert "no text segmenter called 'nothing'" in refuse(image, WORDS, model="nothing")
     other = refuse(image, WORDS, model=tiny_models / "refiner")
     assert "holds a MaskRefiner, needed is a TextSegmenter" in other
+    backbone = write_backbone(tmp_path / "sd", "sd1")
+    assert "is a backbone, which has learned nothing of masks yet" in refuse(
+        image, WORDS, model=backbone
+    )
 
 
 def test_images_that_cannot_be_used(refuse: Refuse, tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def test_what_a_user_may_write() -> None:
     ("texts", "message"),
     [
         ([], "the texts are missing: give at least one word"),
-        (["car", " "], r"needs a letter, got '' in place 2 of 2"),
-        (["car", "!!"], r"needs a letter, got '!!'"),
+        (["car", " "], r"needs a letter or digit, got '' in place 2 of 2"),
+        (["car", "!!"], r"needs a letter or digit, got '!!'"),
         (["car", "sky", "Car"], "'Car' stands in places 1 and 3; keep one"),
         (["car", "background"], "'background' says what a thing is not"),
         ([f"thing {i}" for i in range(1001)], "at most 1,000 texts .* got 1,001"),

@@ -4,6 +4,8 @@ import importlib.util
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from crispmask.errors import InputError
+from crispmask.models.text_folder import find_segmenter, is_backbone
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Threshold, Vocabulary
 
@@ -77,7 +79,18 @@ def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabul
 
 
 def load_segmenter(name: str) -> TextSegmenter:
-    """`TextSegmenter.from_pretrained` without progress bars and notes of other libraries."""
+    """A trained segmenter, loaded without progress bars and notes of other libraries.
+
+    Raises:
+        InputError: as `TextSegmenter.from_pretrained`; or if the folder is a backbone, whose heads
+            would be new.
+    """
+    folder = find_segmenter(name)
+    if is_backbone(folder):
+        raise InputError(
+            f"{folder} is a backbone, which has learned nothing of masks yet; train it first: "
+            f"crispmask train text --backbone {folder} --data DATA --output FOLDER."
+        )
     if importlib.util.find_spec("transformers") is not None:
         from transformers.utils import logging
 
@@ -89,4 +102,4 @@ def load_segmenter(name: str) -> TextSegmenter:
 
         quiet: Any = diffusers_log.set_verbosity_error
         quiet()  # that an AutoencoderTiny's config says one thing twice
-    return TextSegmenter.from_pretrained(name)
+    return TextSegmenter.from_pretrained(folder)

@@ -43,7 +43,7 @@ class SegmentArguments:
 
     Writes OUTPUT/labels/NAME.png (ids in the order of the words), OUTPUT/overlays/NAME.png and
     OUTPUT/uncertainty/NAME.png (0 certain to 255 a guess) for each image, OUTPUT/segment.json and
-    the page OUTPUT/segment.html. Where no word reaches a probability of one half a pixel is
+    the page OUTPUT/segment.html. Where the best word of your own has a chance below 0.4 a pixel is
     background; --background-threshold 0 turns that off, and each pixel gets the word that suits it
     best. A class list has the background that belongs to it.
 

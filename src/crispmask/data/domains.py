@@ -7,22 +7,25 @@ import re
 from functools import partial
 from pathlib import Path
 
+from crispmask.data.class_names import published_names
 from crispmask.data.decoded import DecodedDataset, read_colours, read_foreground
 from crispmask.data.folder import IMAGE_SUFFIXES, files_by_stem
 from crispmask.data.pairs import PairDataset
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
 
-LOVEDA_CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
+LOVEDA_CLASSES = published_names("loveda-7")
 
-POTSDAM_COLOURS = {
-    "impervious surface": (255, 255, 255),
-    "building": (0, 0, 255),
-    "low vegetation": (0, 255, 255),
-    "tree": (0, 255, 0),
-    "car": (255, 255, 0),
-    "clutter": (255, 0, 0),
-}
+POTSDAM_COLOURS = dict(
+    zip(
+        published_names("potsdam-6"),
+        (
+            *((255, 255, 255), (0, 0, 255), (0, 255, 255)),
+            *((0, 255, 0), (255, 255, 0), (255, 0, 0)),
+        ),
+        strict=True,
+    )
+)
 
 POTSDAM_TEST = (
     *("2_13", "2_14", "3_13", "3_14", "4_13", "4_14", "4_15"),
@@ -30,13 +33,15 @@ POTSDAM_TEST = (
 )
 """Tiles whose labels the benchmark held back at first; the other 24 are for training."""
 
-KVASIR_CLASSES = ("background", "polyp")
+KVASIR_CLASSES = published_names("kvasir-2")
 
-ISIC_CLASSES = ("skin", "lesion")
+ISIC_CLASSES = published_names("isic-2")
 
-CROP_CLASSES = ("soil", "crop", "weed")
+CROP_CLASSES = published_names("phenobench-3")
 
-CWFID_COLOURS = {"soil": (0, 0, 0), "crop": (0, 255, 0), "weed": (255, 0, 0)}
+CWFID_COLOURS = dict(
+    zip(published_names("cwfid-3"), ((0, 0, 0), (0, 255, 0), (255, 0, 0)), strict=True)
+)
 
 
 def _one_of(split: str, known: tuple[str, ...], name: str) -> None:

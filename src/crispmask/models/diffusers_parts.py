@@ -137,6 +137,7 @@ def _reading(folder: Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first.partition(". If you want")[0]  # advice for those who call diffusers
         raise InputError(
             f"{folder} cannot be loaded ({first}); a file is damaged or of another model, "
             "copy the folder again."

@@ -45,6 +45,11 @@ def find_segmenter(name: str | Path) -> Path:
     return folder
 
 
+def is_backbone(folder: Path) -> bool:
+    """Whether a folder holds a latent diffusion model as diffusers saves it, and no segmenter."""
+    return (folder / "model_index.json").is_file() and not (folder / CONFIG).is_file()
+
+
 def write_segmenter(
     folder: Path,
     config: TextSegmenterConfig,

@@ -13,8 +13,8 @@ from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_config import Decode, TextSegmenterConfig
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_folder import (
-    CONFIG,
     find_segmenter,
+    is_backbone,
     read_heads,
     read_segmenter,
     write_segmenter,
@@ -63,7 +63,7 @@ class TextSegmenter(TextDenoiser):
             InputError: if there is none, or a part is missing, damaged or of another model.
         """
         folder = find_segmenter(name)
-        if (folder / "model_index.json").is_file() and not (folder / CONFIG).is_file():
+        if is_backbone(folder):
             return cls.from_backbone(load_backbone(folder)).eval()
         config, parts = read_segmenter(folder)
         model = cls(

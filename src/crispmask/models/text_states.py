@@ -224,7 +224,7 @@ class QueryEncoder:
         foreign = sorted(scripts - {"LATIN"})
         if foreign:
             raise InputError(
-                f"the text encoder has learned English words, {query!r} is written in "
+                f"the text encoder has learned English words, {query[:60]!r} is written in "
                 f"{foreign[0].title()} letters and would give a mask of nothing in particular; "
                 "translate it."
             )
@@ -232,7 +232,8 @@ class QueryEncoder:
         tokens = self.tokenizer(query, add_special_tokens=False)["input_ids"]
         if unknown is not None and unknown in tokens:
             raise InputError(
-                f"the text encoder has no word for a part of {query!r}; write it in plain words."
+                f"the text encoder has no word for a part of {query[:60]!r}; write it in plain "
+                "words."
             )
         self._check_length(query, prompt)
 

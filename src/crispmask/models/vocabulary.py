@@ -228,7 +228,7 @@ def _check_words(words: Sequence[str], what: str) -> None:
     blank = [i for i, word in enumerate(words) if not any(c.isalnum() for c in word)]
     if blank:
         raise InputError(
-            f"each of the {what} needs a letter, got {words[blank[0]]!r} in place "
+            f"each of the {what} needs a letter or digit, got {words[blank[0]]!r} in place "
             f"{blank[0] + 1} of {len(words)}."
         )
     places: dict[str, int] = {}

@@ -276,7 +276,6 @@ def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
     lines = [
         "---",
         "library_name: crispmask",
-        "license: apache-2.0",
         f"pipeline_tag: {tag}",
         "---",
         "",
@@ -285,6 +284,8 @@ def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
         f"{classes}{parameters:,} parameters.",
         f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "
         f"seed {config.loop.seed}; settings in run.json.",
+        "What it may be used for follows from the licences of its data and of the weights it began "
+        "with.",
         "",
         "| fact | value |",
         "|---|---|",
