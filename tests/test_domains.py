@@ -85,6 +85,37 @@ def cwfid(root: Path) -> None:
     (root / "train_test_split.yaml").write_text("train: [2, 3, 4]\ntest: [1, 4]\n")
 
 
+def pascal(root: Path, lists: str, labels: str, values: np.ndarray) -> None:
+    """Two pictures to learn from and one to test, labels with a palette."""
+    splits = {"train": ("2007_000032", "2007_000039"), "val": ("2007_000033",)}
+    for split, names in splits.items():
+        path = root / "ImageSets" / lists / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            picture(root / "JPEGImages" / f"{name}.jpg")
+            label = Image.fromarray(values.astype(np.uint8))
+            label.putpalette(RNG.integers(0, 256, 768).astype(np.uint8).tobytes())
+            (root / labels).mkdir(parents=True, exist_ok=True)
+            label.save(root / labels / f"{name}.png")
+
+
+def voc(root: Path) -> None:
+    pascal(root, "Segmentation", "SegmentationClass", stripes(0, 1, 20, IGNORE))
+
+
+def pascal_context(root: Path) -> None:
+    pascal(root, "SegmentationContext", "SegmentationClassContext", stripes(0, 1, 2, 59))
+
+
+def coco_stuff(root: Path) -> None:
+    for split, count in (("train", 2), ("val", 1)):
+        for n in range(count):
+            picture(root / "images" / f"{split}2017" / f"{n:012d}.jpg")
+            label = root / "annotations" / f"{split}2017" / f"{n:012d}.png"
+            picture(label, stripes(0, 12, 89, 91, 181, IGNORE))
+
+
 LAYOUTS: dict[str, tuple[Callable[[Path], None], dict[Split, int], list[int]]] = {
     "loveda": (loveda, {"train": 3, "val": 3}, [IGNORE, *range(7)]),
     "potsdam": (potsdam, {"train": 2, "test": 1}, list(range(6))),
@@ -92,6 +123,10 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], dict[Split, int], list[int]]] =
     "isic2018": (isic2018, {"train": 2, "val": 1, "test": 1}, [0, 1]),
     "phenobench": (phenobench, {"train": 2, "val": 1}, [0, 1, 2, 1, 2, 0]),
     "cwfid": (cwfid, {"train": 2, "test": 2}, [0, 1, 2]),
+    "voc": (voc, {"train": 2, "val": 1}, [0, 1, 20, IGNORE]),
+    "voc20": (voc, {"train": 2, "val": 1}, [IGNORE, 0, 19, IGNORE]),
+    "pascal-context": (pascal_context, {"train": 2, "val": 1}, [IGNORE, 0, 1, 58]),
+    "coco-stuff": (coco_stuff, {"train": 2, "val": 1}, [0, 11, 79, 80, 170, IGNORE]),
 }
 
 
@@ -125,8 +160,9 @@ def test_an_empty_folder_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_missing_label_is_named(name: str, tmp_path: Path) -> None:
     LAYOUTS[name][0](tmp_path)
     folders = ("masks_png", "5_Labels_all", "masks", "semantics", "annotations")
+    kinds = ("GroundTruth", "SegmentationClass", "annotations")
     for path in tmp_path.rglob("*.*"):
-        if path.parent.name in folders or "GroundTruth" in path.parent.name:
+        if path.parent.name in folders or any(kind in str(path.parent) for kind in kinds):
             path.unlink()
     with pytest.raises(InputError, match=r"missing \(first|have none \(first"):
         open_split(f"{name}:{tmp_path}", "train")
@@ -149,3 +185,12 @@ def test_a_colour_of_no_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"256 pixels of a colour .* the first is \[0, 250, 3\]"):
         read_colours(path, colours)
     assert set(read_colours(path, colours, tolerance=9).flatten().tolist()) == {0, 4}
+
+
+def test_ids_of_photos_are_those_of_the_lists(tmp_path: Path) -> None:
+    coco_stuff(tmp_path)
+    names = open_split(f"coco-stuff:{tmp_path}", "val").class_names
+    assert [names[i] for i in (0, 11, 79, 80)] == ["person", "stop sign", "toothbrush", "banner"]
+    pascal_context(tmp_path)
+    names = open_split(f"pascal-context:{tmp_path}", "val").class_names
+    assert (names[0], names[1]) == ("aeroplane", "bag")

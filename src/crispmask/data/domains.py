@@ -11,6 +11,7 @@ from crispmask.data.class_names import published_names
 from crispmask.data.decoded import DecodedDataset, read_colours, read_foreground
 from crispmask.data.folder import IMAGE_SUFFIXES, files_by_stem
 from crispmask.data.pairs import PairDataset
+from crispmask.data.photos import names_in
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
 
@@ -103,10 +104,7 @@ def kvasir(root: Path, split: str) -> DecodedDataset:
     """
     _one_of(split, ("train", "val"), "Kvasir-SEG")
     root = Path(root)
-    names = root / f"{split}.txt"
-    if not names.is_file():
-        raise InputError(f"{names} is missing; it lists the images of the split, a name a line.")
-    stems = [line.strip() for line in names.read_text("utf-8").splitlines() if line.strip()]
+    stems = names_in(root / f"{split}.txt")
     pairs = {n: (root / "images" / f"{n}.jpg", root / "masks" / f"{n}.jpg") for n in stems}
     return DecodedDataset(pairs, class_names=KVASIR_CLASSES, decode=read_foreground, source=root)
 

@@ -13,6 +13,7 @@ from crispmask.data.earth import EarthDataset, earth
 from crispmask.data.fields import FieldsDataset, fields
 from crispmask.data.folder import FolderDataset, read_class_names
 from crispmask.data.pairs import PairDataset
+from crispmask.data.photos import coco_stuff, pascal_context, voc, voc20
 from crispmask.data.volumes import SliceDataset, colin27
 from crispmask.errors import InputError
 
@@ -22,13 +23,17 @@ Split = Literal["train", "val", "test"]
 PUBLISHED: dict[str, Callable[[Path, str], PairDataset | DecodedDataset | SliceDataset]] = {
     "ade20k": ade20k,
     "cityscapes": cityscapes,
+    "coco-stuff": coco_stuff,
     "colin27": colin27,
     "cwfid": cwfid,
     "isic2018": isic2018,
     "kvasir": kvasir,
     "loveda": loveda,
+    "pascal-context": pascal_context,
     "phenobench": phenobench,
     "potsdam": potsdam,
+    "voc": voc,
+    "voc20": voc20,
 }
 """Readers of data sets in the layout in which they are published; each needs their folder."""
 
