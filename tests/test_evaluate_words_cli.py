@@ -20,6 +20,7 @@ from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
 from crispmask.evaluate.words import UnderNames, vocabulary_of, word_rows
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Rivals, Threshold, Vocabulary
+from crispmask.shapes import VOID
 
 # the words
 
@@ -155,6 +156,28 @@ def test_several_data_sets_and_a_limit(
     assert second["protocol"]["vocabulary"]["background"]["label"] == 0
     assert "2 images" in first["protocol"]["data"]
     assert record["options"]["num_inference_steps"] == 2
+
+
+def test_labels_of_16_bits(tiny_words: Path, tmp_path: Path) -> None:
+    root, rng = tmp_path / "ade", np.random.default_rng(0)
+    letters = "abcdefghij"
+    names = [x + y + z for x in letters for y in letters for z in letters][:847]
+    for kind in ("images", "annotations"):
+        (root / f"{kind}_detectron2" / "validation").mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(names))
+    ids = np.full((16, 24), 846, np.uint16)
+    ids[:4], ids[4:8] = 255, 65535  # a class, and unknown
+    pixels = rng.integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "images_detectron2" / "validation" / "a.jpg")
+    Image.fromarray(ids).save(root / "annotations_detectron2" / "validation" / "a.tif")
+    data = f"ade20k-847:{root}/val"
+    record = report(tiny_words, data, "--top", "2", output=tmp_path / "out")
+    row = record["results"][data]["names"]
+    assert row["protocol"]["ignore"] == VOID
+    assert row["label_names"] == names
+    known = [i for i, iou in enumerate(row["scores"]["iou"]) if iou is not None]
+    assert {255, 846} <= set(known)
+    assert len(known) <= 4  # these two, and what the two words that were drawn took
 
 
 Refuse = Callable[..., str]

@@ -17,6 +17,7 @@ from crispmask.cli.evaluate import as_split
 from crispmask.cli.output import check_output
 from crispmask.data.folder import FolderDataset, find_class_names
 from crispmask.data.source import open_split
+from crispmask.data.wide_labels import ade20k_847, pascal_context_459
 from crispmask.errors import InputError
 from crispmask.evaluate import LabelledImages
 from crispmask.evaluate.open_vocabulary import (
@@ -31,7 +32,7 @@ from crispmask.models.checkpoint import write_atomic
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.provenance import provenance
-from crispmask.shapes import Image
+from crispmask.shapes import IGNORE, Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ class EvaluateWordsArguments:
     Attributes:
         model: bundled name, or a folder of a text segmenter.
         data: earth (its test blocks), earth:val, fields, camvid:FOLDER/val and the like, or folders
-            with images/, labels/ and classes.txt.
+            with images/, labels/ and classes.txt. ade20k-847:FOLDER/val and
+            pascal-context-459:FOLDER have 16-bit labels; their lists of names lie in FOLDER, as
+            classes.txt and labels.txt.
         output: folder to write to.
         words: words for each DATA, in its order of labels: with commas, the name of a class list,
             or a .txt or .json file; by default the class names of the data.
@@ -117,6 +120,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
                     trained_on=segmenter.config.class_names,
                     image_size=image_size(segmenter, tile=args.asking.tile),
                     options=args.asking.options,
+                    ignore=getattr(data, "ignore", IGNORE),
                 ),
                 oracle=args.oracle,
                 limit=args.limit,
@@ -150,6 +154,11 @@ def open_words_data(name: str) -> LabelledImages:
     kind, _, rest = name.partition(":")
     if kind in ("earth", "fields"):
         return open_split(kind, as_split(rest or "test"))
+    if kind == "ade20k-847":
+        root, split = Path(rest).parent, Path(rest).name
+        return ade20k_847(root, split, class_file=root / "classes.txt")
+    if kind == "pascal-context-459":
+        return pascal_context_459(Path(rest), class_file=Path(rest) / "labels.txt")
     if rest:
         folder = Path(rest)
         return open_split(f"{kind}:{folder.parent}", as_split(folder.name))

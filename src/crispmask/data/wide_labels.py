@@ -52,10 +52,13 @@ class WideLabelDataset(Dataset[Sample]):
         class_names: in the order of the ids.
         names: file names without suffix.
         paths: the image files.
+        ignore: label of unknown pixels.
 
     Raises:
         InputError: if there is no label, or a label without an image.
     """
+
+    ignore = VOID
 
     def __init__(
         self, images: Path, labels: Path, *, class_names: Sequence[str], void: int = FILE_VOID
