@@ -119,6 +119,10 @@ def test_the_names_as_python_measures_them(
     assert hashed in printed
     assert f"{100 * want.scores.miou_truth:.1f}" in printed
     assert "mean over data sets" not in record
+    assert want.per_image is not None
+    hd95 = sum(want.per_image.hd95) / len(want.per_image.hd95)
+    assert f"mean F1 {100 * want.scores.mean_f1:.1f}, dice " in printed
+    assert f"HD95 {hd95:.1f} pixels" in printed
 
 
 def test_rows_of_other_words(tiny_words: Path, data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``crispmask evaluate-words``: a text segmenter over data sets, by names, synonyms and others."""
 
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -131,6 +132,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
     shown = Console(stderr=args.json, soft_wrap=True)
     for name, of_rows in results.items():
         shown.print(table(Path(name).name, of_rows))
+        shown.print(further_scores(of_rows["names"]))
         hashes = (f"{row} {result.protocol.hash}" for row, result in of_rows.items())
         shown.print(f"protocols: {', '.join(hashes)}")
     if "mean over data sets" in record:
@@ -222,6 +224,17 @@ def table(name: str, rows: dict[str, WordsResult]) -> Table:
             *(["" if told is None else _percent(told.miou_truth)] if oracle else []),
         )
     return out
+
+
+def further_scores(result: WordsResult) -> str:
+    """Scores that are usual on the Earth from above and in medicine, by the names alone."""
+    said = [f"mean F1 {_percent(result.scores.mean_f1)}"]
+    if result.per_image is not None:
+        for name in ("dice", "sensitivity"):
+            values = [v for v in getattr(result.per_image, name) if v == v]
+            said.append(f"{name} {_percent(statistics.fmean(values)) if values else 'n/a'}")
+        said.append(f"HD95 {statistics.fmean(result.per_image.hd95):.1f} pixels")
+    return f"names, means over classes: {', '.join(said)}"
 
 
 def _percent(value: float) -> str:
