@@ -30,6 +30,7 @@ from crispmask.diffusion.gaussian import check_scheduler
 from crispmask.errors import InputError
 from crispmask.models.backbone import load_backbone
 from crispmask.models.latent_unet import load_unet, widen_input
+from crispmask.models.text_segmenter import TextSegmenter
 
 LAYOUTS: tuple[Layout, ...] = ("sd1", "sd2", "marigold")
 
@@ -291,10 +292,21 @@ def count(part: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("layout", "unet", "text_encoder"),
-    [("sd1", 859_520_964, 123_060_480), ("sd2", 865_910_724, 340_387_840)],
+    ("layout", "unet", "text_encoder", "heads", "side", "flops"),
+    [
+        ("sd1", 859_520_964, 123_060_480, 9_448_629, 512, 0.80e12),
+        ("sd2", 865_910_724, 340_387_840, 10_693_813, 768, 2.15e12),
+    ],
 )
-def test_the_published_sizes(tmp_path: Path, layout: Any, unet: int, text_encoder: int) -> None:
+def test_the_published_sizes(
+    tmp_path: Path,
+    layout: Any,
+    unet: int,
+    text_encoder: int,
+    heads: int,
+    side: int,
+    flops: float,
+) -> None:
     parts = load_backbone(write_full_size(tmp_path, layout), weights=False)
     widened = 4 * 320 * 3 * 3
     assert count(parts.unet) == unet + widened
@@ -303,9 +315,11 @@ def test_the_published_sizes(tmp_path: Path, layout: Any, unet: int, text_encode
     network: Any = parts.unet
     width = network.config.cross_attention_dim
     assert network.conv_in.weight.shape == (320, 8, 3, 3)
-    with torch.device("meta"), FlopCounterMode(display=False) as flops:
-        latents = torch.empty(1, 8, 64, 64)  # 512 x 512 pixels
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        latents = torch.empty(1, 8, side // 8, side // 8)
         text = torch.empty(1, 77, width)
         out = network(latents, torch.empty(1), encoder_hidden_states=text).sample
-    assert out.shape == (1, 4, 64, 64)
-    assert flops.get_total_flops() == pytest.approx(0.80e12, rel=0.02)
+        model = TextSegmenter.from_backbone(parts, class_names=("water", "forest"))
+    assert out.shape == (1, 4, side // 8, side // 8)
+    assert counter.get_total_flops() == pytest.approx(flops, rel=0.02)
+    assert count(model.heads) == heads  # the pathway, alignment, presence and light decoder
