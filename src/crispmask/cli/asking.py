@@ -25,6 +25,7 @@ class Asking:
         seed: of the noise, for models that start from noise.
         flip: average with the answer for the mirror image.
         ensemble_size: seeds to average over, the first of which is --seed.
+        chunk: words that go through the network at once; fewer need less memory.
         tile: side in pixels of windows in which larger images are drawn, too; 0 for none.
         background_threshold: where the best word has a lower chance than this, in (0, 1), a pixel
             becomes background; 0 is no background. By default `segment` takes 0.4 for words of your
@@ -40,6 +41,7 @@ class Asking:
     seed: int = 0
     flip: bool = False
     ensemble_size: int = 1
+    chunk: int = 8
     tile: int = 0
     background_threshold: float | None = None
 
@@ -55,6 +57,7 @@ class Asking:
             "seed": self.seed,
             "flip": self.flip,
             "ensemble_size": self.ensemble_size,
+            "chunk": self.chunk,
             "tile": self.tile,
         }
 

@@ -120,7 +120,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
                     vocabulary=vocabulary,
                     trained_on=segmenter.config.class_names,
                     image_size=image_size(segmenter, tile=args.asking.tile),
-                    options=args.asking.options,
+                    options=without_chunk(args.asking),
                     ignore=getattr(data, "ignore", IGNORE),
                 ),
                 oracle=args.oracle,
@@ -172,6 +172,11 @@ def open_words_data(name: str) -> LabelledImages:
             "the ids; there is none in it or above it."
         )
     return FolderDataset(folder / "images", folder / "labels", class_names=names)
+
+
+def without_chunk(asking: Asking) -> dict[str, Any]:
+    """The options that an answer depends on."""
+    return {name: value for name, value in asking.options.items() if name != "chunk"}
 
 
 def image_size(segmenter: TextSegmenter, *, tile: int) -> str:
