@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from crispmask.cli import main
 from crispmask.cli.asking import Asking
-from crispmask.cli.evaluate_words import open_words_data, without_chunk
+from crispmask.cli.evaluate_words import open_words_data, protocol_options
 from crispmask.data.catalog import CAMVID_CLASSES
 from crispmask.data.earth import EARTH_CLASSES
 from crispmask.errors import InputError
@@ -114,9 +113,8 @@ def test_the_names_as_python_measures_them(
     assert row["scores"]["miou_truth"] == pytest.approx(want.scores.miou_truth)
     assert row["presence"]["ap"] == pytest.approx(want.presence.ap)  # type: ignore[union-attr]
     assert row["oracle_presence"]["miou_truth"] >= row["scores"]["miou_truth"]
-    hashed = replace(want.protocol, options=without_chunk(Asking())).hash
-    assert row["protocol"]["hash"] == hashed
-    assert hashed in printed
+    assert row["protocol"]["hash"] == want.protocol.hash
+    assert want.protocol.hash in printed
     assert f"{100 * want.scores.miou_truth:.1f}" in printed
     assert "mean over data sets" not in record
     assert want.per_image is not None
@@ -160,6 +158,13 @@ def test_several_data_sets_and_a_limit(
     assert second["protocol"]["vocabulary"]["background"]["label"] == 0
     assert "2 images" in first["protocol"]["data"]
     assert record["options"]["num_inference_steps"] == 2
+
+
+def test_options_of_a_protocol_are_those_that_matter(tiny_words: Path) -> None:
+    model = TextSegmenter.from_pretrained(tiny_words)
+    assert model.config.start == "zeros"
+    assert protocol_options(Asking(seed=3, chunk=2), model) == {}
+    assert protocol_options(Asking(exact=True, flip=True), model) == {"top": None, "flip": True}
 
 
 def test_labels_of_16_bits(tiny_words: Path, tmp_path: Path) -> None:

@@ -622,3 +622,11 @@ def test_named_maps_may_stand_in_any_order(image: Tensor, base: BaseOutput) -> N
 def test_maps_of_other_names_are_refused(image: Tensor, base: BaseOutput) -> None:
     with pytest.raises(InputError, match="answers in land, sea, cloud; the model's classes are"):
         refiner()(image, named_base(base, ("land", "sea", "cloud")))
+
+
+def test_features_of_a_base_know_what_is_missing(image: Tensor, base: BaseOutput) -> None:
+    model = refiner(config(conditioning="features"))
+    seen = BaseOutput(probs=base.probs, features=torch.rand(len(image), 8, 9, 12))
+    missing = torch.ones(image.shape[-2:], dtype=torch.bool)
+    with pytest.raises(InputError, match="give missing pixels to one that reads probabilities"):
+        model(image, seen, missing=missing)

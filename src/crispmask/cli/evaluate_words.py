@@ -30,6 +30,7 @@ from crispmask.evaluate.open_vocabulary import (
 )
 from crispmask.evaluate.words import measure_rows, vocabulary_of, word_rows
 from crispmask.models.checkpoint import write_atomic
+from crispmask.models.text_question import TextSampling
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.provenance import provenance
@@ -120,7 +121,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
                     vocabulary=vocabulary,
                     trained_on=segmenter.config.class_names,
                     image_size=image_size(segmenter, tile=args.asking.tile),
-                    options=without_chunk(args.asking),
+                    options=protocol_options(args.asking, segmenter),
                     ignore=getattr(data, "ignore", IGNORE),
                 ),
                 oracle=args.oracle,
@@ -174,9 +175,15 @@ def open_words_data(name: str) -> LabelledImages:
     return FolderDataset(folder / "images", folder / "labels", class_names=names)
 
 
-def without_chunk(asking: Asking) -> dict[str, Any]:
-    """The options that an answer depends on."""
-    return {name: value for name, value in asking.options.items() if name != "chunk"}
+def protocol_options(asking: Asking, segmenter: TextSegmenter) -> dict[str, Any]:
+    """The options that differ from the defaults and that an answer depends on."""
+    default = TextSampling()
+    idle = {"chunk", "seed"} if segmenter.config.start == "zeros" else {"chunk"}
+    return {
+        name: value
+        for name, value in asking.options.items()
+        if name not in idle and value != getattr(default, name)
+    }
 
 
 def image_size(segmenter: TextSegmenter, *, tile: int) -> str:

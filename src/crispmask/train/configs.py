@@ -170,6 +170,11 @@ class RefinerTrainConfig:
                 "evidence needs the base's probabilities and a state of labels: set conditioning "
                 'to "probs", "logits" or "mask" and leave codec out.'
             )
+        if self.holes and self.conditioning == "features":
+            raise ValueError(
+                "holes need the base's probabilities: its features know what is under a hole. Set "
+                'conditioning to "probs", "logits" or "mask".'
+            )
         if (self.fold_bases or self.labelled < 1) and not self.in_memory:
             raise ValueError("fold_bases and labelled need in_memory: images differ in kind.")
         if self.noise_target == "base" and self.conditioning == "features":
