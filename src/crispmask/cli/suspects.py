@@ -39,8 +39,8 @@ class SuspectsArguments:
     """Rank the regions of a data set whose label may be wrong.
 
     A segmenter compares each connected region with the image, a prior with the other labels; one
-    of them is enough, and where there is a good segmenter it finds more alone. Writes OUTPUT/suspects.json and, with pictures of the first
-    50, OUTPUT/suspects.html. Nothing is corrected.
+    of them is enough, and a good segmenter finds more alone. Writes OUTPUT/suspects.json and, with
+    pictures of the first 50, OUTPUT/suspects.html. Nothing is corrected.
 
     Example: crispmask data suspects my-data/train --base runs/base --output found
 

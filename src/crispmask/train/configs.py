@@ -56,6 +56,11 @@ class SegmenterTrainConfig:
             )
         if not 0 < self.labelled <= 1:
             raise ValueError(f"labelled must lie in (0, 1], got {self.labelled}.")
+        if self.augment.short_side:
+            raise ValueError(
+                "augment.short_side would train at another size than the model is asked at; use "
+                f"scale, got {self.augment.short_side}."
+            )
         if self.network == "segformer" and (self.imagenet or self.scale != 1):
             raise ValueError(
                 'network="segformer" starts from random weights and sees images at their size: it '
@@ -169,6 +174,11 @@ class RefinerTrainConfig:
             raise ValueError(
                 "evidence needs the base's probabilities and a state of labels: set conditioning "
                 'to "probs", "logits" or "mask" and leave codec out.'
+            )
+        if self.augment.short_side and self.in_memory:
+            raise ValueError(
+                "augment.short_side needs in_memory=False: the base has seen the images at their "
+                f"size, got {self.augment.short_side}."
             )
         if self.holes and self.conditioning == "features":
             raise ValueError(
