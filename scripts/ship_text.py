@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ship_weights import licensed
+from ship_weights import bundled
 
 from crispmask.data.source import open_split
 from crispmask.models.checkpoint import WEIGHTS, write_atomic
@@ -67,7 +67,7 @@ def main() -> None:
     seen = ValidationSet(name="earth", vocabulary=words, items=store(held_out))
     print(text_scores(model, [seen]))
     model.save_pretrained(folder, half=True)
-    card = licensed((args.run / "README.md").read_text(encoding="utf-8"))
+    card = bundled((args.run / "README.md").read_text(encoding="utf-8"))
     write_atomic(folder / "README.md", f"{card}{USE}\n{scores(args.scores)}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{size / 1e6:.2f} MB in {folder}")

@@ -3,7 +3,8 @@
     python scripts/ship_weights.py --runs runs --report benchmarks/results/first_light_earth_test \
         --clicks benchmarks/results/evidence_earth.json
 
-The refiner is that of the recipe earth-evidence: it also knows what to make of clicks.
+Refiner and control are those of the recipes earth-evidence and earth-evidence-control: they also know
+what to make of clicks.
 Filters and matrices are stored as fp16, statistics and biases as fp32; loading gives fp32.
 """
 
@@ -19,8 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from crispmask.models.checkpoint import WEIGHTS, write_atomic
 
-PARTS = {"base": "earth-base", "refiner": "earth-evidence", "control": "earth-control-0"}
-ROW = "clicks in the state, 1 call"
+PARTS = {
+    "base": "earth-base",
+    "refiner": "earth-evidence-0",
+    "control": "earth-evidence-control-0",
+}
+ROWS = {"refiner": "clicks in the state, 1 call", "control": "clicks as input"}
+"""Rows of `benchmarks/evidence.py` that measure a part."""
 COLUMNS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece")
 
 
@@ -34,8 +40,9 @@ def halve(source: Path, target: Path) -> int:
     return target.stat().st_size
 
 
-def licensed(card: str) -> str:
-    """The card of a model whose data and first weights allow the package's licence."""
+def bundled(card: str) -> str:
+    """The card of a run as that of a model in the package, whose licence its data allow."""
+    card = card.replace("; settings in run.json", "")
     if "\nlicense: " in card:
         return card
     top = "library_name: crispmask\n"
@@ -59,15 +66,15 @@ def scores(report: Path, part: str) -> str:
     return table({part: rows[part]})
 
 
-def scores_of_clicks(record: Path) -> str:
-    """The refiner's row at each number of clicks as a table for its card: mean over seeds.
+def scores_of_clicks(record: Path, part: str) -> str:
+    """The row of a part at each number of clicks as a table for its card: mean over seeds.
 
     A click tells a disc in a region that the control has wrong; told pixels are not scored.
     """
     found = json.loads(record.read_text())["clicks"]
     return table(
         {
-            f"{count} clicks": {c: statistics.fmean(rows[ROW][c]) for c in COLUMNS}
+            f"{count} clicks": {c: statistics.fmean(rows[ROWS[part]][c]) for c in COLUMNS}
             for count, rows in found.items()
         }
     )
@@ -94,9 +101,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         total += halve(args.runs / run / "model.safetensors", folder / "model.safetensors")
         shutil.copy(args.runs / run / "config.json", folder / "config.json")
-        card = licensed((args.runs / run / "README.md").read_text())
+        card = bundled((args.runs / run / "README.md").read_text())
         card += calibrated(args.runs / run)
-        card += scores_of_clicks(args.clicks) if part == "refiner" else scores(args.report, part)
+        card += scores_of_clicks(args.clicks, part) if part in ROWS else scores(args.report, part)
         write_atomic(folder / "README.md", card)
     print(f"{total / 1e6:.2f} MB in {WEIGHTS / 'earth-small'}")
 
