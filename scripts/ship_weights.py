@@ -3,8 +3,8 @@
     python scripts/ship_weights.py --runs runs --report benchmarks/results/first_light_earth_test \
         --clicks benchmarks/results/evidence_earth.json
 
-Refiner and control are those of the recipes earth-evidence and earth-evidence-control: they also know
-what to make of clicks.
+Refiner and control are those of the recipes earth-evidence and earth-evidence-control: they also
+know what to make of clicks.
 Filters and matrices are stored as fp16, statistics and biases as fp32; loading gives fp32.
 """
 
