@@ -291,7 +291,7 @@ def test_large_maps_are_moved_by_cells() -> None:
     assert cell_size(40, 60) == 1
     truth, mask = island(0, 0), island(0, 5)
     truth, mask = (m.repeat_interleave(8, 0).repeat_interleave(8, 1) for m in (truth, mask))
-    move = best_moves(seen(truth), mask, regions_of(mask), [0])[0]
+    (move,) = best_moves(seen(truth), mask, regions_of(mask), [0])
     assert (move.rows, move.columns) in {(0, -20), (0, -18)}  # as far as it reaches
 
 

@@ -1,7 +1,7 @@
 """Would a region of a label map fit better some pixels away?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +54,8 @@ def cell_size(height: int, width: int) -> int:
 
 def best_moves(
     bits: Float[Tensor, "k h w"], mask: Int64[Tensor, "h w"], found: Regions, numbers: Sequence[int]
-) -> list[Move]:
-    """The best move of each of these regions.
+) -> Iterator[Move]:
+    """The best move of each of these regions, one after the other.
 
     If a region R of label y belongs at R + d, then the labels of R + d without R are wrong, which
     should be y, and so are those of R without R + d, which should be whatever is likeliest there:
@@ -78,7 +78,8 @@ def best_moves(
     bits, mask, index = bits[:, ::step, ::step], mask[::step, ::step], found.index[::step, ::step]
     known = mask != IGNORE
     own = bits.gather(0, mask.where(known, 0)[None])[0]
-    moves = []
+    best_two = bits.topk(min(2, len(bits)), dim=0).indices
+    first, second = best_two[0], best_two[-1]
     for number in numbers:
         label, inside = int(found.labels[number]), index == number
         top, left, bottom, right = found.boxes[number]
@@ -105,19 +106,15 @@ def best_moves(
             best, dy, dx = 0.0, 0, 0
         there = _shifted(inside, dy, dx)
         gets, loses = there & known & (mask != label), inside & ~there
-        others = bits.clone()
-        others[label] = -math.inf
-        moves.append(
-            Move(
-                rows=dy * step,
-                columns=dx * step,
-                pixels=round(cells.flatten()[place].item()) * step**2,
-                gain=best,
-                labels=mask.where(~loses, others.argmax(0)).where(~gets, label),
-                side=gets if taken.flatten()[place] < freed.flatten()[place] else loses,
-            )
+        likeliest = first.where(first != label, second)
+        yield Move(
+            rows=dy * step,
+            columns=dx * step,
+            pixels=round(cells.flatten()[place].item()) * step**2,
+            gain=best,
+            labels=mask.where(~loses, likeliest).where(~gets, label),
+            side=gets if taken.flatten()[place] < freed.flatten()[place] else loses,
         )
-    return moves
 
 
 def share_of_gain(bits: Float[Tensor, "k h w"], mask: Int64[Tensor, "h w"], move: Move) -> float:

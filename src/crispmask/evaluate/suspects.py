@@ -161,8 +161,8 @@ def suspects_of(
     shares = {judge: gains(bits) for judge, bits in read.items()}
     moves = best_moves(total, sample.mask, found, numbers.tolist())
     suspects = []
-    for i, number in enumerate(numbers.tolist()):
-        move, k = moves[i], int(classes[i])
+    for i, (number, move) in enumerate(zip(numbers.tolist(), moves, strict=True)):
+        k = int(classes[i])
         size = move.pixels**POWER
         stays = float(scores[i]) >= move.gain * size
         share = {judge: float(gained[i, k]) for judge, gained in shares.items()}
