@@ -178,6 +178,33 @@ def test_a_base_is_never_overwritten(
     assert not (tmp_path / "overlays").exists()
 
 
+@pytest.mark.parametrize("read", ["image", "base", "known", "missing"])
+@pytest.mark.parametrize(
+    "part", ["labels", "overlays", "uncertainty", "disagreement", "label-sets"]
+)
+def test_no_file_that_is_read_is_overwritten(
+    tmp_path: Path,
+    tiny_models: Path,
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+    read: str,
+    part: str,
+) -> None:
+    files = {key: labels(tmp_path / key / "a.png") for key in ("base", "known", "missing")}
+    files["image"] = picture(tmp_path / "image" / "a.png")
+    taken = output / part / "a.png"
+    taken.parent.mkdir(parents=True)
+    files[read] = files[read].rename(taken)
+    before = taken.read_bytes()
+    words = ["refine", files["image"], "--output", output, "--model", tiny_models]
+    words += [w for key in ("base", "known", "missing") for w in (f"--{key}", files[key])]
+    words += ["--uncertainty", "--ensemble-size", "2"]
+    assert main([str(word) for word in words]) == 2
+    assert f"{part}/a.png would be overwritten" in capsys.readouterr().err
+    assert taken.read_bytes() == before
+    assert [path for path in output.rglob("*") if path.is_file()] == [taken]
+
+
 def test_output_that_is_a_file(
     tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,11 +188,21 @@ def test_images_that_cannot_be_used(refuse: Refuse, tmp_path: Path) -> None:
     assert "does not exist" in refuse(tmp_path / "nowhere.png", WORDS)
     again = picture(tmp_path / "again" / "a.png")
     assert "differ in name, got 'a' 2 times" in refuse(good, again, WORDS)
-    inside = picture(tmp_path / "output-of-last-time" / "labels" / "a.png")
-    target = inside.parents[1]
-    before = inside.read_bytes()
-    assert run(inside, WORDS, "--output", target, "--model", "x") == 2
-    assert inside.read_bytes() == before
+
+
+def test_no_file_that_is_read_is_overwritten(
+    tiny_words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, output = picture(tmp_path / "b.png"), tmp_path / "out"
+    inside = [picture(output / part / "a.png") for part in ("labels", "overlays", "uncertainty")]
+    words = output / "segment.json"
+    words.write_text('["water", "city"]')
+    before = {path: path.read_bytes() for path in (*inside, words)}
+    cases: list[tuple[Path, str | Path]] = [*((path, WORDS) for path in inside), (image, words)]
+    for given, asked in cases:
+        assert run(given, asked, "--output", output, "--model", tiny_words) == 2
+        assert "would be overwritten" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_argument_is_missing(refuse: Refuse, tmp_path: Path) -> None:

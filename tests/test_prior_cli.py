@@ -134,10 +134,13 @@ def test_what_cannot_be_used(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("part", ["labels", "pictures"])
 def test_a_mask_is_never_overwritten(
-    model: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
 ) -> None:
-    masks.rename(tmp_path / "labels")
-    words = ["prior", "complete", str(model), str(tmp_path / "labels")]
+    masks.rename(tmp_path / part)
+    before = (tmp_path / part / "holed.png").read_bytes()
+    words = ["prior", "complete", str(model), str(tmp_path / part)]
     assert main([*words, "--output", str(tmp_path)]) == 2
-    assert "overwritten" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / part / "holed.png").read_bytes() == before

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,12 @@ def check_output(folder: Path) -> None:
             f"--output {folder} cannot be written: {above} is no folder that files may be made "
             "in; give another name."
         )
+
+
+def check_kept(read: Iterable[Path], written: Iterable[Path]) -> None:
+    """Raise `InputError` if one of the files that are read would also be written."""
+    if taken := {path.resolve() for path in read} & {path.resolve() for path in written}:
+        raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
 
 
 def write_labels(mask: Int64[Tensor, "h w"], path: Path) -> None:

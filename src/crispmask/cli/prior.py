@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from crispmask.cli.matching import expand
-from crispmask.cli.output import check_output, write_labels, write_picture
+from crispmask.cli.output import check_kept, check_output, write_labels, write_picture
 from crispmask.data.catalog import palette_for
 from crispmask.data.folder import LABEL_SUFFIXES
 from crispmask.data.sample import Palette, colorize, read_mask
@@ -139,9 +139,8 @@ def complete(args: CompleteArguments) -> int:
     prior = MaskPrior.from_pretrained(args.model)
     palette = palette_for(prior.config.class_names)
     given = dict(_read(args.masks, prior))
-    targets = {(args.output / "labels" / f"{path.stem}.png").resolve() for path in given}
-    if taken := targets & {path.resolve() for path in given}:
-        raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
+    parts = ("labels", "pictures")
+    check_kept(given, [args.output / part / f"{path.stem}.png" for path in given for part in parts])
     for path, mask in track(given.items(), "filling", console=Console(stderr=True)):
         filled = prior.complete(
             mask[None], num_inference_steps=args.num_inference_steps, seed=args.seed

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from crispmask.cli.matching import expand, match, match_some
-from crispmask.cli.output import check_output, write_labels, write_picture, write_share
+from crispmask.cli.output import check_kept, check_output, write_labels, write_picture, write_share
 from crispmask.data.catalog import palette_for
 from crispmask.data.decoded import read_foreground
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
@@ -31,6 +31,9 @@ from crispmask.predict import refine_windows
 from crispmask.shapes import Image
 
 BASE_SUFFIXES = (*LABEL_SUFFIXES, ".npy", ".npz")
+
+PARTS = ("labels", "overlays", "uncertainty", "disagreement", "label-sets")
+"""Folders of the output; the last three are written if asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +92,8 @@ def refine(args: RefineArguments) -> int:
     images = [image for image, _ in pairs]
     known = match_some(images, args.known, suffixes=KNOWN_SUFFIXES, what="known labels")
     missing = match_some(images, args.missing, suffixes=LABEL_SUFFIXES, what="missing pixels")
-    targets = {args.output / "labels" / f"{image.stem}.png" for image in images}
-    read = [*(base for _, base in pairs), *known.values(), *missing.values()]
-    if taken := {path.resolve() for path in targets} & {path.resolve() for path in read}:
-        raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
+    read = [*images, *(base for _, base in pairs), *known.values(), *missing.values()]
+    check_kept(read, [args.output / part / f"{i.stem}.png" for i in images for part in PARTS])
     refiner = MaskRefiner.from_pretrained(args.model)
     threshold = refiner.config.label_threshold
     if args.label_sets and threshold is None:

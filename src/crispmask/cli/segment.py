@@ -11,7 +11,7 @@ from rich.progress import track
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.matching import expand
-from crispmask.cli.output import check_output, write_labels, write_picture, write_share
+from crispmask.cli.output import check_kept, check_output, write_labels, write_picture, write_share
 from crispmask.data.class_names import class_lists
 from crispmask.data.folder import IMAGE_SUFFIXES
 from crispmask.data.sample import read_image
@@ -91,7 +91,9 @@ def segment(args: SegmentArguments) -> int:
     check_output(args.output)
     vocabulary = args.vocabulary
     files = args.files
-    _check_names(files, args.output)
+    _check_names(files)
+    written = [args.output / part / f"{path.stem}.png" for path in files for part in PARTS]
+    check_kept([*files, Path(args.images[-1])], [*written, args.output / "segment.json"])
     segmenter = load_segmenter(args.model)
     vocabulary = in_own_sentence(vocabulary, segmenter)
     console = Console(stderr=True)
@@ -127,14 +129,11 @@ def segment(args: SegmentArguments) -> int:
     return 0
 
 
-def _check_names(files: list[Path], output: Path) -> None:
-    """Check that no two images share a name and none is overwritten."""
+def _check_names(files: list[Path]) -> None:
+    """Check that no two images share a name."""
     stem, count = Counter(path.stem for path in files).most_common(1)[0]
     if count > 1:
         raise InputError(f"images must differ in name, got {stem!r} {count} times; rename some.")
-    targets = {(output / part / f"{path.stem}.png").resolve() for path in files for part in PARTS}
-    if taken := targets & {path.resolve() for path in files}:
-        raise InputError(f"{min(taken)} would be overwritten; choose another --output.")
 
 
 def _check_size(path: Path, cell: int) -> None:
