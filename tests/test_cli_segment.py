@@ -206,7 +206,11 @@ def test_no_file_that_is_read_is_overwritten(
 
 
 def test_an_argument_is_missing(refuse: Refuse, tmp_path: Path) -> None:
-    assert "one image and the words are needed" in refuse(picture(tmp_path / "a.png"))
+    image = picture(tmp_path / "a.png")
+    assert "one image and the words are needed" in refuse(image)
+    for last in (picture(tmp_path / "b.JPG"), tmp_path / "nowhere.tif"):
+        sentence = refuse(image, last)
+        assert f"words must be the last argument, got the image {last}" in sentence
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,11 @@ class SegmentArguments:
                 "at least one image and the words are needed, as in `crispmask segment photo.jpg "
                 f'"water, forest, city"`, got {len(self.images)} of the two.'
             )
+        if Path(self.images[-1]).suffix.lower() in IMAGE_SUFFIXES:
+            raise InputError(
+                f"the words must be the last argument, got the image {self.images[-1]}; add them, "
+                'as in `crispmask segment photo.jpg "water, forest, city"`.'
+            )
 
     @property
     def vocabulary(self) -> Vocabulary:
