@@ -178,6 +178,19 @@ def test_a_base_is_never_overwritten(
     assert not (tmp_path / "overlays").exists()
 
 
+def test_labels_in_a_lossy_file(refuse_refine: Refuse, tmp_path: Path, tiny_models: Path) -> None:
+    image, mask = picture(tmp_path / "a.png"), labels(tmp_path / "mask.png")
+    lossy = labels(tmp_path / "lossy.jpg")
+    sentence = refuse_refine(image, lossy)
+    assert f".tif, .tiff, .bmp, .npy, .npz is needed, got {lossy}" in sentence
+    assert f".geojson, .json is needed, got {lossy}" in refuse_refine(
+        image, mask, tiny_models, "--known", str(lossy)
+    )
+    assert f".tiff, .bmp is needed, got {lossy}" in refuse_refine(
+        image, mask, tiny_models, "--missing", str(lossy)
+    )
+
+
 @pytest.mark.parametrize("read", ["image", "base", "known", "missing"])
 @pytest.mark.parametrize(
     "part", ["labels", "overlays", "uncertainty", "disagreement", "label-sets"]

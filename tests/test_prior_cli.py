@@ -111,6 +111,7 @@ def test_regions_of_all_masks_in_one_order(
         (("complete", "MODEL", "no-such-mask.png"), "no-such-mask.png"),
         (("complete", "MODEL", "MASKS", "--num-inference-steps", "0"), "num_inference_steps"),
         (("complete", "MODEL", "MASKS", "MASKS/whole.png"), "more than once"),
+        (("complete", "MODEL", "LOSSY"), "lossy.jpg; export it anew"),
         (("regions", "MODEL", "BAD"), "0 to 2"),
         (("complete", "MODEL", "BAD"), "0 to 2"),
         (("guess",), "sample, complete and regions"),
@@ -126,7 +127,9 @@ def test_what_cannot_be_used(
     answer: str,
 ) -> None:
     write_mask(torch.full((4, 4), 9), tmp_path / "bad.png")
-    places = {"MODEL": str(model), "MASKS": str(masks), "BAD": str(tmp_path / "bad.png")}
+    Image.new("L", (4, 4)).save(tmp_path / "lossy.jpg")
+    places = {"MODEL": str(model), "MASKS": str(masks)}
+    places |= {"BAD": str(tmp_path / "bad.png"), "LOSSY": str(tmp_path / "lossy.jpg")}
     argv = [places.get(word, word.replace("MASKS/", f"{masks}/")) for word in ("prior", *words)]
     assert main([*argv, "--output", str(tmp_path / "out")]) == 2
     (sentence,) = capsys.readouterr().err.splitlines()

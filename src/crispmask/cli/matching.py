@@ -12,7 +12,7 @@ def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
     """Files as given, folders as their files of these endings, sorted.
 
     Raises:
-        InputError: if a path does not exist or a folder has no such file.
+        InputError: if a path does not exist, has another ending or is a folder without any.
     """
     files: list[Path] = []
     for path in paths:
@@ -23,10 +23,15 @@ def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
                     f"{path} must hold files ending in {', '.join(suffixes)}, it has none."
                 )
             files += found.values()
-        elif path.exists():
-            files.append(path)
-        else:
+        elif not path.exists():
             raise InputError(f"{path} does not exist; give a file or a folder that does.")
+        elif path.suffix.lower() not in suffixes:
+            raise InputError(
+                f"a file ending in {', '.join(suffixes)} is needed, got {path}; export it anew as "
+                "one of these."
+            )
+        else:
+            files.append(path)
     return files
 
 
@@ -66,7 +71,7 @@ def match_some(
     Args:
         images: that differ in name.
         given: files, or folders of files, of which some may be for other images.
-        suffixes: endings of the files that count in a folder.
+        suffixes: endings of the files that count.
         what: is in the files, for errors.
 
     Raises:
