@@ -293,6 +293,23 @@ def test_calibrate_writes_the_settings_and_refine_keeps_to_them(
     assert torch.equal(read_mask(held_out / "kept" / "labels" / "a.png"), read_mask(mask))
 
 
+def test_label_sets_are_not_lost_without_a_word(
+    tiny_models: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = held_out / "models"
+    shutil.copytree(tiny_models, bundle)
+    command = words("calibrate", bundle, held_out, "--base", bundle / "base")
+    assert main([*command, "--coverage", "0.5"]) == 0
+    before = MaskRefiner.from_pretrained(bundle).config.label_threshold
+    assert before is not None
+    assert "removed" not in capsys.readouterr().out
+    assert main(command) == 0
+    assert MaskRefiner.from_pretrained(bundle).config.label_threshold is None
+    assert f"label_threshold {before:g} was fitted" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "removed" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

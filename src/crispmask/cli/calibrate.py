@@ -49,7 +49,8 @@ class CalibrateArguments:
         base: bundled name, folder or hub id of the base that the refiner is to stand behind.
         tolerance: points, out of 100, that each score may lose.
         coverage: also fit label sets that hold the true label for this share of the pixels, such
-            as 0.9, for `crispmask refine --label-sets`.
+            as 0.9, for `crispmask refine --label-sets`; without, those of before are removed, as
+            the probabilities that they were fitted to change.
     """
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
@@ -79,6 +80,7 @@ def run_calibration(args: CalibrateArguments) -> int:
     data = open_data(args.data, names, split="val")
     answers = Answers(refiner=refiner, segmenter=base, dataset=data)
     found = calibrate(answers, tolerance=args.tolerance / 100, coverage=args.coverage)
+    removed = refiner.config.label_threshold if found.label_threshold is None else None
     refiner.config = replace(
         refiner.config,
         temperature=found.temperature * refiner.config.temperature,
@@ -97,6 +99,11 @@ def run_calibration(args: CalibrateArguments) -> int:
         console.print("no gate below 1 keeps every score: the model now returns its base.")
     if found.label_threshold == 0:
         console.print("too few images for this coverage: the label sets hold all classes.")
+    if removed is not None:
+        console.print(
+            f"label_threshold {removed:g} was fitted to the probabilities of before and is "
+            "removed; run again with --coverage for label sets."
+        )
     console.print(f"{fitted}, by {len(data)} images, in {folder / 'config.json'}")
     return 0
 
