@@ -286,6 +286,28 @@ def test_number_of_steps(
     assert steps in sentence
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--eta", "2"), "eta must be between 0 and 1, got 2.0"),
+        (("--average-last", "3"), "average_last must be 1 to num_inference_steps = 1, got 3"),
+        (("--order", "confident"), "order confident needs the absorbing process"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_are_checked_before_any_image_is_read(
+    refuse_refine: Refuse,
+    tmp_path: Path,
+    tiny_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, str],
+    message: str,
+) -> None:
+    monkeypatch.delattr("crispmask.cli.refine.read_inputs")
+    image, mask = picture(tmp_path / "photo.png"), labels(tmp_path / "mask.png")
+    assert message in refuse_refine(image, mask, tiny_models, *options)
+
+
 @pytest.mark.filterwarnings("default")
 def test_guidance_without_dropout_is_a_warning_of_one_sentence(
     tmp_path: Path, tiny_models: Path, output: Path, capsys: pytest.CaptureFixture[str]

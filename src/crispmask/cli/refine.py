@@ -18,7 +18,7 @@ from crispmask.data.decoded import read_foreground
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispmask.data.sample import overlay, read_image
 from crispmask.data.strokes import KNOWN_SUFFIXES, read_known
-from crispmask.diffusion.samplers import timesteps
+from crispmask.diffusion.samplers import check_order
 from crispmask.errors import InputError
 from crispmask.metrics.conformal import label_sets
 from crispmask.models.ensemble import EnsembleOutput, over_seeds
@@ -80,7 +80,6 @@ class RefineArguments:
     def __post_init__(self) -> None:
         if not self.images or not self.base:
             raise InputError("at least one image and one --base are needed.")
-        timesteps(self.sampling.num_inference_steps)  # checks the number
         if self.ensemble_size < 1:
             raise InputError(f"--ensemble-size must be at least 1, got {self.ensemble_size}.")
 
@@ -95,6 +94,7 @@ def refine(args: RefineArguments) -> int:
     read = [*images, *(base for _, base in pairs), *known.values(), *missing.values()]
     check_kept(read, [args.output / part / f"{i.stem}.png" for i in images for part in PARTS])
     refiner = MaskRefiner.from_pretrained(args.model)
+    check_order(args.sampling.order, refiner.process, args.sampling.eta)
     threshold = refiner.config.label_threshold
     if args.label_sets and threshold is None:
         raise InputError(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -115,12 +115,8 @@ def sample_mask(
             if calls are to be averaged with an early exit.
     """
     grid = timesteps(num_inference_steps, start_time=start_time)
-    _check_options(num_inference_steps, eta, average_last, early_exit)
-    if order == "confident" and (eta > 0 or not isinstance(process, AbsorbingDiffusion)):
-        raise InputError(
-            "order confident needs the absorbing process, in which labels are masked, and eta = 0, "
-            f"got {type(process).__name__} and {eta}; leave order at random."
-        )
+    check_options(num_inference_steps, eta, average_last, early_exit)
+    check_order(order, process, eta)
     batch, device = len(x_start), x_start.device
     times = [torch.full((batch,), t, device=device) for t in grid]
     logits = denoise(x_start, times[0])
@@ -227,7 +223,8 @@ class _LastCalls:
         return last if self.log_sum is None else self.log_sum - math.log(self.count)
 
 
-def _check_options(steps: int, eta: float, average_last: int, early_exit: float) -> None:
+def check_options(steps: int, eta: float, average_last: int, early_exit: float = 0.0) -> None:
+    """Raise `InputError` if an option of `sample_mask` is out of range or contradicts another."""
     for name, value in (("eta", eta), ("early_exit", early_exit)):
         if not 0 <= value <= 1:
             raise InputError(f"{name} must be between 0 and 1, got {value}.")
@@ -239,4 +236,15 @@ def _check_options(steps: int, eta: float, average_last: int, early_exit: float)
         raise InputError(
             f"average_last = {average_last} needs early_exit = 0, got {early_exit}: the last calls "
             "are not known before the loop ends; leave one of them out."
+        )
+
+
+def check_order(order: Order, process: Process, eta: float) -> None:
+    """Raise `InputError` if there is no such order, or this process or eta has none."""
+    if order not in get_args(Order):
+        raise InputError(f"order must be {' or '.join(get_args(Order))}, got {order!r}.")
+    if order == "confident" and (eta > 0 or not isinstance(process, AbsorbingDiffusion)):
+        raise InputError(
+            "order confident needs the absorbing process, in which labels are masked, and eta = 0, "
+            f"got {type(process).__name__} and {eta}; leave order at random."
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from crispmask.diffusion.samplers import Order
+from crispmask.diffusion.samplers import Order, check_options, timesteps
 from crispmask.diffusion.schedules import SCHEDULES
 from crispmask.errors import InputError
 from crispmask.models.probabilities import check_gate
@@ -59,6 +59,8 @@ class Sampling:
             raise InputError(f"start must be noise or base, got {self.start!r}.")
         if self.gate is not None:
             check_gate(self.gate)
+        timesteps(self.num_inference_steps)  # checks the number
+        check_options(self.num_inference_steps, self.eta, self.average_last)
 
 
 def start_time(sampling: Sampling) -> float:
