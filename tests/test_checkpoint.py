@@ -1,5 +1,6 @@
 """Model folders: what is saved loads to the same model, and what is damaged is refused."""
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from crispmask.errors import InputError
@@ -104,6 +106,41 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert reader.read() == "first"  # whoever had it open is not disturbed
     assert path.read_text() == "second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failing", ["write_bytes", "replace"])
+def test_a_file_that_cannot_be_written_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    write = Path.write_bytes
+
+    def fail(path: Path, data: Any) -> None:
+        if failing == "write_bytes":
+            write(path, data[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "file"
+    path.write_text("first")
+    monkeypatch.setattr(Path, failing, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error"), OSError("I/O error")], ids=repr)
+def test_weights_that_cannot_be_written_leave_no_file(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(state: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    model = MaskRefiner.from_pretrained(folder)
+    monkeypatch.setattr("crispmask.models.checkpoint.save_file", fail)
+    with pytest.raises((InputError, OSError), match="I/O error"):
+        model.save_pretrained(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 # config.json

@@ -1,5 +1,6 @@
 """The commands do their job: files appear, numbers come out, runs repeat."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -78,6 +79,31 @@ def test_a_reader_that_stops_early_sees_no_traceback() -> None:
         stderr = running.stderr.read()
     assert running.returncode == 1
     assert stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
+        (OSError(errno.EIO, "Input/output error", "a.png"), "a.png: Input/output error."),
+        (OSError("no route\nto the hub"), "no route to the hub."),
+        (TimeoutError(), "TimeoutError."),
+    ],
+    ids=repr,
+)
+def test_an_error_of_the_system_is_one_sentence(
+    error: OSError,
+    sentence: str,
+    scenes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("crispmask.cli.data.check", fail)
+    assert main(["data", "check", str(scenes)]) == 2
+    assert capsys.readouterr().err == f"crispmask: {sentence}\n"
 
 
 def test_refine_writes_what_the_refiner_says(tiny_models: Path, scenes: Path) -> None:

@@ -62,9 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
-            raise
-        message = f"{error.filename}: {error.strerror}."
+        reason = error.strerror or str(error) or type(error).__name__
+        message = f"{reason}." if error.filename is None else f"{error.filename}: {reason}."
     except KeyboardInterrupt:
         print("crispmask: interrupted.", file=sys.stderr)
         return 130

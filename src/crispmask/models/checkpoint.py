@@ -81,11 +81,14 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, then give it its own."""
+    """Write a file under a temporary name, then give it its own; a failure leaves no trace."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Pretrained(ModelHubMixin):
@@ -113,8 +116,16 @@ class Pretrained(ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         temporary = save_directory / f".model.safetensors.{os.getpid()}.tmp"
         state = {k: v.detach().cpu().contiguous() for k, v in _module(self).state_dict().items()}
-        save_file(state, temporary, metadata={"format": "pt"})
-        temporary.replace(save_directory / "model.safetensors")
+        path = save_directory / "model.safetensors"
+        try:
+            save_file(state, temporary, metadata={"format": "pt"})
+            temporary.replace(path)
+        except SafetensorError as error:
+            raise InputError(
+                f"{path} cannot be written ({error}); make room or choose another folder."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         self.save_config(save_directory)
 
     def save_config(self, folder: Path) -> None:
