@@ -16,7 +16,6 @@ from crispmask.diffusion.mixed import Process
 from crispmask.diffusion.samplers import (
     Estimate,
     MaskSample,
-    check_order,
     sample_mask,
     timesteps,
 )
@@ -284,8 +283,3 @@ def test_confident_order_needs_masked_labels_and_no_ancestors(process: Process, 
             eta=eta,
             order="confident",
         )
-
-
-def test_an_order_that_there_is_not() -> None:
-    with pytest.raises((InputError, TypeError), match="'other'"):  # the latter by typed tests
-        check_order("other", AbsorbingDiffusion(K), 0.0)  # type: ignore[arg-type]
