@@ -292,6 +292,7 @@ def test_number_of_steps(
         (("--eta", "2"), "eta must be between 0 and 1, got 2.0"),
         (("--average-last", "3"), "average_last must be 1 to num_inference_steps = 1, got 3"),
         (("--order", "confident"), "order confident needs the absorbing process"),
+        (("--device", "abacus"), "--device abacus cannot be used here ("),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -159,6 +159,14 @@ def test_words_that_cannot_be_asked(
         raise AssertionError(refuse(picture(tmp_path / "a.png"), words))
 
 
+def test_devices(refuse: Refuse, tiny_words: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    assert "--device abacus cannot be used here (" in refuse(image, WORDS, "--device", "abacus")
+    output = tmp_path / "found"
+    assert run(image, WORDS, "--model", tiny_words, "--output", output, "--device", "cpu") == 0
+    assert (output / "labels" / "a.png").exists()
+
+
 def test_too_many_words(refuse: Refuse, tmp_path: Path) -> None:
     words = tmp_path / "many.txt"
     letters = "abcdefghijk"

@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from crispmask.cli.device import on_device
 from crispmask.errors import InputError
 from crispmask.models.text_folder import find_segmenter, is_backbone
 from crispmask.models.text_segmenter import TextSegmenter
@@ -30,6 +31,7 @@ class Asking:
         background_threshold: where the best word has a lower chance than this, in (0, 1), a pixel
             becomes background; 0 is no background. By default `segment` takes 0.4 for words of your
             own, and a class list has the background that belongs to it, if any.
+        device: where the networks run: cpu, cuda, cuda:1, mps.
     """
 
     num_inference_steps: int = 1
@@ -44,6 +46,7 @@ class Asking:
     chunk: int = 8
     tile: int = 0
     background_threshold: float | None = None
+    device: str = "cpu"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -81,12 +84,12 @@ def in_own_sentence(vocabulary: Vocabulary, segmenter: TextSegmenter) -> Vocabul
     return replace(vocabulary, templates=(segmenter.config.template,))
 
 
-def load_segmenter(name: str) -> TextSegmenter:
+def load_segmenter(name: str, *, device: str = "cpu") -> TextSegmenter:
     """A trained segmenter, loaded without progress bars and notes of other libraries.
 
     Raises:
         InputError: as `TextSegmenter.from_pretrained`; or if the folder is a backbone, whose heads
-            would be new.
+            would be new; or there is no such device.
     """
     folder = find_segmenter(name)
     if is_backbone(folder):
@@ -105,4 +108,4 @@ def load_segmenter(name: str) -> TextSegmenter:
 
         quiet: Any = diffusers_log.set_verbosity_error
         quiet()  # that an AutoencoderTiny's config says one thing twice
-    return TextSegmenter.from_pretrained(folder)
+    return on_device(TextSegmenter.from_pretrained(folder), device)

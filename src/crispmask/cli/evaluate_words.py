@@ -101,7 +101,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
         if args.words
         else [vocabulary_of(data.class_names) for data in datasets.values()]
     )
-    segmenter = load_segmenter(args.model)
+    segmenter = load_segmenter(args.model, device=args.asking.device)
     console = Console(stderr=True)
     results: dict[str, dict[str, WordsResult]] = {}
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:

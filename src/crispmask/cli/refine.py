@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from crispmask.cli.device import on_device
 from crispmask.cli.matching import expand, match, match_some
 from crispmask.cli.output import check_kept, check_output, write_labels, write_picture, write_share
 from crispmask.data.catalog import palette_for
@@ -64,6 +65,7 @@ class RefineArguments:
             uncertainty that differs from seed to seed.
         label_sets: also write OUTPUT/label-sets/NAME.png, how many labels a pixel must keep for
             the coverage that `crispmask calibrate --coverage` promised.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
     """
 
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
@@ -76,6 +78,7 @@ class RefineArguments:
     ensemble_size: int = 1
     uncertainty: bool = False
     label_sets: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.images or not self.base:
@@ -93,7 +96,7 @@ def refine(args: RefineArguments) -> int:
     missing = match_some(images, args.missing, suffixes=LABEL_SUFFIXES, what="missing pixels")
     read = [*images, *(base for _, base in pairs), *known.values(), *missing.values()]
     check_kept(read, [args.output / part / f"{i.stem}.png" for i in images for part in PARTS])
-    refiner = MaskRefiner.from_pretrained(args.model)
+    refiner = on_device(MaskRefiner.from_pretrained(args.model), args.device)
     check_order(args.sampling.order, refiner.process, args.sampling.eta)
     threshold = refiner.config.label_threshold
     if args.label_sets and threshold is None:
@@ -120,7 +123,7 @@ def refine(args: RefineArguments) -> int:
     for one in track(files, "refining", console=console):
         name, inputs = one.image.stem, read_inputs(one, class_names)
         out = refine_one(refiner, inputs, args, name=name)
-        labels = out.labels[0]
+        labels = out.labels[0].cpu()
         write_labels(labels, args.output / "labels" / f"{name}.png")
         seen = overlay(inputs.image[0], labels, palette)
         write_picture(seen, args.output / "overlays" / f"{name}.png")

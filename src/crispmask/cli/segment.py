@@ -99,7 +99,7 @@ def segment(args: SegmentArguments) -> int:
     _check_names(files)
     written = [args.output / part / f"{path.stem}.png" for path in files for part in PARTS]
     check_kept([*files, Path(args.images[-1])], [*written, args.output / "segment.json"])
-    segmenter = load_segmenter(args.model)
+    segmenter = load_segmenter(args.model, device=args.asking.device)
     vocabulary = in_own_sentence(vocabulary, segmenter)
     console = Console(stderr=True)
     quiet = not console.is_terminal
