@@ -483,6 +483,20 @@ def test_evaluate_unknown_data(refuse: Refuse, tiny_models: Path, output: Path) 
         refuse("evaluate", tiny_models, data, "--output", output)
 
 
+def test_names_in_another_order(
+    refuse: Refuse, tiny_models: Path, output: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    picture(data / "images" / "a.png")
+    labels(data / "labels" / "a.png")
+    for place in (data, tmp_path):  # in the folder, or above it
+        (place / "classes.txt").write_text("land\ncloud\nwater\n")
+        said = "from class 1 on they differ (water, cloud; cloud, water)"
+        assert said in refuse("evaluate", tiny_models, data, "--output", output)
+        assert said in refuse("calibrate", tiny_models, data, "--base", tiny_models)
+        (place / "classes.txt").unlink()
+
+
 def test_evaluate_empty_folder(
     refuse: Refuse, tiny_models: Path, output: Path, tmp_path: Path
 ) -> None:

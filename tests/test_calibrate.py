@@ -316,7 +316,7 @@ def test_label_sets_are_not_lost_without_a_word(
         ("calibrate earth-small {data} --base earth-small", "earth-small is no folder"),
         ("calibrate {model}/base {data} --base {model}", "needed is a MaskRefiner"),
         ("calibrate {model} no-such-folder --base {model}", "no-such-folder"),
-        ("calibrate {model} earth --base {model}", "evaluate a model on data with its own"),
+        ("calibrate {model} earth --base {model}", "they must be the same ones"),
         ("calibrate {model} {data} --base {model} --tolerance -1", "tolerance must be at least 0"),
         ("calibrate {model} {data} --base {model} --coverage 1.5", "coverage must lie between"),
         ("refine {photo} --base {mask} --model {model} --output {out} --gate 2", "gate must lie"),

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from crispmask.cli import main
-from crispmask.cli.suspects import common_names
+from crispmask.data.class_names import common_names
 from crispmask.data.regions import regions_of, turns
 from crispmask.data.sample import Sample, write_mask
 from crispmask.errors import InputError

@@ -10,7 +10,8 @@ import tyro
 from rich.console import Console
 
 from crispmask.cli.output import check_output
-from crispmask.data.folder import FolderDataset
+from crispmask.data.class_names import common_names
+from crispmask.data.folder import FolderDataset, find_class_names
 from crispmask.data.source import Split, open_split
 from crispmask.errors import InputError
 from crispmask.evaluate import LabelledImages, evaluate, refiner_rows
@@ -31,7 +32,7 @@ class EvaluateArguments:
         model: bundled name such as earth-small; a folder with base/, refiner/ and control/, further
             seeds in refiner-1/, control-1/ and so on; or the folder of a segmenter alone.
         data: earth (its test blocks), earth:val, camvid:FOLDER/val, or a folder with images/
-            and labels/.
+            and labels/. Names in a classes.txt, there or above it, must be the model's.
         output: folder to write to.
         json: print the whole report as one JSON object in the last line, all else on stderr.
         limit: images at most, spread evenly over the data set.
@@ -86,13 +87,9 @@ def open_data(name: str, class_names: Sequence[str], *, split: Split = "test") -
         dataset = open_split(f"camvid:{folder.parent}", as_split(folder.name))
     else:
         folder = Path(name)
-        dataset = FolderDataset(folder / "images", folder / "labels", class_names=class_names)
-    if tuple(dataset.class_names) != tuple(class_names):
-        raise InputError(
-            f"the model knows {len(class_names)} classes ({', '.join(class_names[:3])}, ...), the "
-            f"data has {len(dataset.class_names)} ({', '.join(dataset.class_names[:3])}, ...); "
-            "evaluate a model on data with its own classes."
-        )
+        names = find_class_names(folder) or class_names
+        dataset = FolderDataset(folder / "images", folder / "labels", class_names=names)
+    common_names({"the model": tuple(class_names), f"the data {name}": tuple(dataset.class_names)})
     return dataset
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from crispmask.cli.output import check_output
 from crispmask.data.catalog import palette_for
+from crispmask.data.class_names import common_names
 from crispmask.data.folder import FolderDataset, find_class_names
 from crispmask.errors import InputError
 from crispmask.evaluate.suspects import (
@@ -125,28 +126,6 @@ def suspects(args: SuspectsArguments) -> int:
     if args.json:
         print(json.dumps(report.to_json()))
     return 0
-
-
-def common_names(sources: dict[str, tuple[str, ...] | None]) -> tuple[str, ...]:
-    """The names of the classes on which all sources agree; one that has none does not count.
-
-    Names that are all numbers, as a prior has them that was trained without names, agree with any
-    others of their count.
-
-    Raises:
-        InputError: if two sources differ.
-    """
-    known = [(source, names) for source, names in sources.items() if names]
-    known.sort(key=lambda item: all(name.isdecimal() for name in item[1]))  # real names first
-    first, names = known[0]
-    for source, others in known[1:]:
-        numbers = all(name.isdecimal() for name in others)
-        if len(others) != len(names) or not (numbers or others == names):
-            raise InputError(
-                f"{first} knows {len(names)} classes ({', '.join(names[:4])}, ...), {source} "
-                f"{len(others)} ({', '.join(others[:4])}, ...); they must be the same ones."
-            )
-    return names
 
 
 def _table(report: SuspectReport) -> Table:

@@ -111,6 +111,41 @@ def seen_in(names: Sequence[str], trained_on: Sequence[str] | None = None) -> tu
     return tuple(name in known for name in names)
 
 
+def common_names(sources: Mapping[str, tuple[str, ...] | None]) -> tuple[str, ...]:
+    """The names of the classes on which all sources agree; one that has none does not count.
+
+    Names that are all numbers, as a prior has them that was trained without names, agree with any
+    others of their count.
+
+    Raises:
+        InputError: if two sources differ.
+    """
+    known = [(source, names) for source, names in sources.items() if names]
+    known.sort(key=lambda item: all(name.isdecimal() for name in item[1]))  # real names first
+    first, names = known[0]
+    for source, others in known[1:]:
+        numbers = all(name.isdecimal() for name in others)
+        if len(others) != len(names) or not (numbers or others == names):
+            at = first_difference(names, others)
+            raise InputError(
+                f"{first} knows {len(names)} classes, {source} {len(others)}; from class {at} on "
+                f"they differ ({_some(names, at)}; {_some(others, at)}), and they must be the same "
+                "ones in the same order."
+            )
+    return names
+
+
+def first_difference(names: Sequence[str], others: Sequence[str]) -> int:
+    """The first place where two lists differ; where one begins the other, its length."""
+    pairs = enumerate(zip(names, others, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(names), len(others)))
+
+
+def _some(names: Sequence[str], start: int) -> str:
+    found = names[start : start + 3]
+    return ", ".join(found) or "none"
+
+
 def read_names(path: Path) -> dict[str, tuple[str, ...]]:
     """Class names and their synonyms from a file, in the order of the ids.
 
