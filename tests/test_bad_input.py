@@ -481,6 +481,14 @@ def test_train(refuse: Refuse, output: Path, words: tuple[str, ...]) -> None:
 def test_evaluate_unknown_data(refuse: Refuse, tiny_models: Path, output: Path) -> None:
     for data in ("earth:north", "earth", "camvid:nowhere/val", "nowhere"):
         refuse("evaluate", tiny_models, data, "--output", output)
+    for data, said in (
+        ("fields", "the data fields 3; from class 0 on"),
+        ("ade20k:nowhere/val", "nowhere"),
+        ("camvid:nowhere", "end it with /train, /val or /test"),
+    ):
+        for command in (("evaluate",), ("calibrate", "--base", tiny_models)):
+            words = ("--output", output) if command == ("evaluate",) else ()
+            assert said in refuse(*command, tiny_models, data, *words)
 
 
 def test_names_in_another_order(

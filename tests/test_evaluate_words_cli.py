@@ -11,9 +11,10 @@ from PIL import Image
 
 from crispmask.cli import main
 from crispmask.cli.asking import Asking
-from crispmask.cli.evaluate_words import open_words_data, protocol_options
+from crispmask.cli.evaluate_words import protocol_options
 from crispmask.data.catalog import CAMVID_CLASSES
 from crispmask.data.earth import EARTH_CLASSES
+from crispmask.data.source import open_data
 from crispmask.errors import InputError
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
 from crispmask.evaluate.words import UnderNames, vocabulary_of, word_rows
@@ -109,7 +110,7 @@ def test_the_names_as_python_measures_them(
         trained_on=("water", "forest"),
         image_size="as they are",
     )
-    want = evaluate_words(open_words_data(str(data)), model.bound(names), protocol)
+    want = evaluate_words(open_data(str(data)), model.bound(names), protocol)
     assert row["scores"]["miou_truth"] == pytest.approx(want.scores.miou_truth)
     assert row["presence"]["ap"] == pytest.approx(want.presence.ap)  # type: ignore[union-attr]
     assert row["oracle_presence"]["miou_truth"] >= row["scores"]["miou_truth"]
@@ -234,10 +235,10 @@ def test_options_out_of_range(refuse: Refuse, data: Path, options: tuple[str, st
 
 
 def test_a_data_set_under_more_names(data: Path) -> None:
-    source = open_words_data(str(data))
+    source = open_data(str(data))
     more = UnderNames(source, (*source.class_names, "piano"))
     assert len(more) == 3
     assert more[1].name == source[1].name
     assert more.blocks is None
-    earth = open_words_data("earth:val")
-    assert list(UnderNames(earth, ("a",)).blocks) == list(earth.blocks)  # type: ignore[attr-defined]
+    earth = open_data("earth:val")
+    assert list(UnderNames(earth, ("a",)).blocks) == list(earth.blocks)  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from PIL import Image
 from crispmask.data.catalog import CAMVID_CLASSES, shared_data
 from crispmask.data.earth import EARTH_CLASSES, EarthDataset
 from crispmask.data.folder import FolderDataset
-from crispmask.data.source import Split, open_split
+from crispmask.data.source import Split, open_data, open_split
 from crispmask.errors import InputError
 
 
@@ -93,6 +93,35 @@ def test_camvid_without_shared_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crispmask.data.source.shared_data", lambda: None)
     with pytest.raises(InputError, match="camvid needs its folder: give camvid:FOLDER"):
         open_split("camvid", "train")
+
+
+# what the commands that measure take
+
+
+def test_data_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_data("earth", split="val").blocks == open_data("earth:val").blocks  # type: ignore[union-attr]
+    assert len(open_data("fields")) > len(open_data("fields:val"))
+    assert open_data(f"camvid:{folder}/val").class_names == CAMVID_CLASSES
+    monkeypatch.setattr("crispmask.data.source.shared_data", lambda: folder.parent)
+    folder.rename(folder.parent / "camvid")
+    assert open_data("camvid", split="val")[0].name == "val0"
+
+
+def test_data_in_a_folder_brings_its_names(folder: Path) -> None:
+    others = ("a", "b")
+    assert open_data(f"{folder}/val", class_names=others).class_names == ("land", "deep water")
+    (folder / "classes.txt").unlink()
+    assert open_data(f"{folder}/val", class_names=others).class_names == others
+    with pytest.raises(InputError, match=r"needs a file classes\.txt"):
+        open_data(f"{folder}/val")
+
+
+@pytest.mark.parametrize("kind", ["camvid", "ade20k"])
+def test_data_without_its_part(folder: Path, kind: str) -> None:
+    with pytest.raises(InputError, match=f"{kind}:FOLDER/val for instance, got .*; end it with"):
+        open_data(f"{kind}:{folder}")
+    with pytest.raises(InputError, match="'mapillary:x/val' is no data set: needed is 'earth'"):
+        open_data("mapillary:x/val")
 
 
 @pytest.mark.skipif(

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from crispmask.cli.evaluate import open_data
+from crispmask.cli.evaluate import open_known
 from crispmask.errors import InputError
 from crispmask.evaluate import Answers, Calibration, calibrate
 from crispmask.evaluate.calibration import SCORES
@@ -44,8 +44,8 @@ class CalibrateArguments:
 
     Attributes:
         model: folder of the refiner, or of a bundle that holds one as refiner/.
-        data: earth (its val blocks), camvid:FOLDER/val, or a folder with images/ and labels/;
-            images like those to come, and new to base and refiner.
+        data: earth (its val blocks), fields, camvid:FOLDER/val and the like, or a folder with
+            images/ and labels/; images like those to come, and new to base and refiner.
         base: bundled name, folder or hub id of the base that the refiner is to stand behind.
         tolerance: points, out of 100, that each score may lose.
         coverage: also fit label sets that hold the true label for this share of the pixels, such
@@ -77,7 +77,7 @@ def run_calibration(args: CalibrateArguments) -> int:
     refiner = MaskRefiner.from_pretrained(folder)
     names = refiner.config.class_names
     base = load_base(args.base, class_names=names)
-    data = open_data(args.data, names, split="val")
+    data = open_known(args.data, names, split="val")
     answers = Answers(refiner=refiner, segmenter=base, dataset=data)
     found = calibrate(answers, tolerance=args.tolerance / 100, coverage=args.coverage)
     removed = refiner.config.label_threshold if found.label_threshold is None else None

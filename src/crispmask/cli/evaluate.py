@@ -11,8 +11,8 @@ from rich.console import Console
 
 from crispmask.cli.output import check_output
 from crispmask.data.class_names import common_names
-from crispmask.data.folder import FolderDataset, find_class_names
-from crispmask.data.source import Split, open_split
+from crispmask.data.source import Split, open_data
+from crispmask.data.wide_labels import WideLabelDataset
 from crispmask.errors import InputError
 from crispmask.evaluate import LabelledImages, evaluate, refiner_rows
 from crispmask.models.bases import load_base
@@ -31,8 +31,9 @@ class EvaluateArguments:
     Attributes:
         model: bundled name such as earth-small; a folder with base/, refiner/ and control/, further
             seeds in refiner-1/, control-1/ and so on; or the folder of a segmenter alone.
-        data: earth (its test blocks), earth:val, camvid:FOLDER/val, or a folder with images/
-            and labels/. Names in a classes.txt, there or above it, must be the model's.
+        data: earth (its test blocks), earth:val, fields, camvid:FOLDER/val and the like, or a
+            folder with images/ and labels/. Names in a classes.txt, there or above it, must be
+            the model's.
         output: folder to write to.
         json: print the whole report as one JSON object in the last line, all else on stderr.
         limit: images at most, spread evenly over the data set.
@@ -52,7 +53,7 @@ def run_evaluation(args: EvaluateArguments) -> int:
     refiners = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("refiner*"))]
     names = refiners[0].config.class_names if refiners else None
     segmenter = load_base(folder, class_names=names)
-    dataset = open_data(args.data, segmenter.config.class_names)
+    dataset = open_known(args.data, segmenter.config.class_names)
     controls = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("control*"))]
     rows = refiner_rows(
         refiners,
@@ -72,34 +73,17 @@ def run_evaluation(args: EvaluateArguments) -> int:
     return 0
 
 
-def open_data(name: str, class_names: Sequence[str], *, split: Split = "test") -> LabelledImages:
-    """The data set of this name, or this split of it where the name says none.
+def open_known(name: str, class_names: Sequence[str], *, split: Split = "test") -> LabelledImages:
+    """As `open_data`, for a model that knows these classes.
 
     Raises:
-        InputError: if there is none, or its classes are not `class_names`.
+        InputError: if there is no such data set, or its classes are not these.
     """
-    kind, _, rest = name.partition(":")
-    dataset: LabelledImages
-    if kind == "earth":
-        dataset = open_split("earth", as_split(rest or split))
-    elif kind == "camvid":
-        folder = Path(rest)
-        dataset = open_split(f"camvid:{folder.parent}", as_split(folder.name))
-    else:
-        folder = Path(name)
-        names = find_class_names(folder) or class_names
-        dataset = FolderDataset(folder / "images", folder / "labels", class_names=names)
+    dataset = open_data(name, split=split, class_names=class_names)
     common_names({"the model": tuple(class_names), f"the data {name}": tuple(dataset.class_names)})
+    if isinstance(dataset, WideLabelDataset):
+        raise InputError(
+            f"{name} has labels of 16 bits, which evaluate-words alone can count; give a data set "
+            "with labels of 8 bits."
+        )
     return dataset
-
-
-def as_split(name: str) -> Split:
-    """The part of a data set that a user named.
-
-    Raises:
-        InputError: if there is none of this name.
-    """
-    match name:
-        case "train" | "val" | "test":
-            return name
-    raise InputError(f"the parts of a data set are train, val and test, got {name!r}.")

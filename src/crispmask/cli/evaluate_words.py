@@ -14,13 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
-from crispmask.cli.evaluate import as_split
 from crispmask.cli.output import check_output
-from crispmask.data.folder import FolderDataset, find_class_names
-from crispmask.data.source import open_split
-from crispmask.data.wide_labels import ade20k_847, pascal_context_459
+from crispmask.data.source import open_data
 from crispmask.errors import InputError
-from crispmask.evaluate import LabelledImages
 from crispmask.evaluate.open_vocabulary import (
     WordsAnswer,
     WordsProtocol,
@@ -95,7 +91,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
     """Measure the model on all data sets and show the tables."""
     check_output(args.output)
     absent = Vocabulary.parse(args.absent).class_names if args.absent else ()
-    datasets = {name: open_words_data(name) for name in args.data}
+    datasets = {name: open_data(name) for name in args.data}
     vocabularies = (
         [Vocabulary.parse(words) for words in args.words]
         if args.words
@@ -146,33 +142,6 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
     if args.json:
         print(json.dumps(record))
     return 0
-
-
-def open_words_data(name: str) -> LabelledImages:
-    """The data set of a name, with the class names that it brings.
-
-    Raises:
-        InputError: if there is none, or nothing says what its classes are called.
-    """
-    kind, _, rest = name.partition(":")
-    if kind in ("earth", "fields"):
-        return open_split(kind, as_split(rest or "test"))
-    if kind == "ade20k-847":
-        root, split = Path(rest).parent, Path(rest).name
-        return ade20k_847(root, split, class_file=root / "classes.txt")
-    if kind == "pascal-context-459":
-        return pascal_context_459(Path(rest), class_file=Path(rest) / "labels.txt")
-    if rest:
-        folder = Path(rest)
-        return open_split(f"{kind}:{folder.parent}", as_split(folder.name))
-    folder = Path(name)
-    names = find_class_names(folder)
-    if names is None:
-        raise InputError(
-            f"{folder} needs a file classes.txt with the name of a class a line, in the order of "
-            "the ids; there is none in it or above it."
-        )
-    return FolderDataset(folder / "images", folder / "labels", class_names=names)
 
 
 def protocol_options(asking: Asking, segmenter: TextSegmenter) -> dict[str, Any]:

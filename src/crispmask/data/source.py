@@ -1,8 +1,8 @@
 """Data sets by the name a user gives: "earth", "camvid:FOLDER" and the like, or a folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from crispmask.data.ade20k import ade20k
 from crispmask.data.catalog import camvid, shared_data
@@ -11,10 +11,11 @@ from crispmask.data.decoded import DecodedDataset
 from crispmask.data.domains import cwfid, isic2018, kvasir, loveda, phenobench, potsdam
 from crispmask.data.earth import EarthDataset, earth
 from crispmask.data.fields import FieldsDataset, fields
-from crispmask.data.folder import FolderDataset, read_class_names
+from crispmask.data.folder import FolderDataset, find_class_names, read_class_names
 from crispmask.data.pairs import PairDataset
 from crispmask.data.photos import coco_stuff, pascal_context, voc, voc20
 from crispmask.data.volumes import SliceDataset, colin27
+from crispmask.data.wide_labels import WideLabelDataset, ade20k_847, pascal_context_459
 from crispmask.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -84,3 +85,63 @@ def open_split(source: str, split: Split) -> AnyDataset:
         )
     classes = read_class_names(names)
     return FolderDataset(root / split / "images", root / split / "labels", class_names=classes)
+
+
+def open_data(
+    name: str, *, split: Split = "test", class_names: Sequence[str] | None = None
+) -> AnyDataset | WideLabelDataset:
+    """The data set that a command measures on.
+
+    Args:
+        name: "earth", "fields" or "camvid", also with a split ("earth:val"); "NAME:FOLDER/SPLIT"
+            for "camvid" and the names in `PUBLISHED`; "ade20k-847:FOLDER/SPLIT" and
+            "pascal-context-459:FOLDER"; or a folder with images/ and labels/.
+        split: which part where the name says none.
+        class_names: of a folder that has no classes.txt, there or above it.
+
+    Raises:
+        InputError: if there is no such data set, or nothing says what its classes are called.
+    """
+    kind, _, where = name.partition(":")
+    if kind in ("earth", "fields"):
+        return open_split(kind, as_split(where or split))
+    if name == "camvid":
+        return open_split(name, split)
+    root = Path(where)
+    if kind == "ade20k-847":
+        return ade20k_847(root.parent, root.name, class_file=root.parent / "classes.txt")
+    if kind == "pascal-context-459":
+        return pascal_context_459(root, class_file=root / "labels.txt")
+    if where and (kind == "camvid" or kind in PUBLISHED):
+        if root.name not in get_args(Split):
+            raise InputError(
+                f"{kind} needs its folder and which part of it, {kind}:FOLDER/val for instance, "
+                f"got {name}; end it with /train, /val or /test."
+            )
+        return open_split(f"{kind}:{root.parent}", as_split(root.name))
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(
+            f"{name!r} is no data set: needed is 'earth', 'fields', 'camvid:FOLDER/val', "
+            f"'NAME:FOLDER/val' with one of {', '.join(PUBLISHED)}, or a folder with images/ and "
+            "labels/."
+        )
+    names = find_class_names(folder) or class_names
+    if names is None:
+        raise InputError(
+            f"{folder} needs a file classes.txt with the name of a class a line, in the order of "
+            "the ids; there is none in it or above it."
+        )
+    return FolderDataset(folder / "images", folder / "labels", class_names=names)
+
+
+def as_split(name: str) -> Split:
+    """The part of a data set that a user named.
+
+    Raises:
+        InputError: if there is none of this name.
+    """
+    match name:
+        case "train" | "val" | "test":
+            return name
+    raise InputError(f"the parts of a data set are train, val and test, got {name!r}.")
