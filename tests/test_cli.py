@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from crispmask.cli import main
+from crispmask.cli.evaluate import seeds
 from crispmask.data.sample import read_image, read_mask
 from crispmask.models.checkpoint import WEIGHTS
 from crispmask.models.refiner import MaskRefiner
@@ -180,6 +182,23 @@ def test_evaluate_a_converted_bundle(tiny_models: Path, scenes: Path) -> None:
     run("evaluate", scenes / "model", scenes, "--output", scenes / "report", "--limit", "1")
     rows = json.loads((scenes / "report" / "report.json").read_text())["rows"]
     assert any(row["name"] == "refined, 1 call" for row in rows)
+
+
+def test_seeds_are_numbered_folders_alone(tiny_models: Path, scenes: Path) -> None:
+    model = scenes / "model"
+    names = ("refiner-10", "refiner-2", "refiner", "refiner-old", "refiners", "my-refiner")
+    for temperature, name in enumerate(names, 1):
+        shutil.copytree(tiny_models / "refiner", model / name)
+        path = model / name / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"temperature": temperature}))
+    (model / "refiner.txt").write_text("refiner-old is of last year")
+    assert [seed.config.temperature for seed in seeds(model, "refiner")] == [3, 2, 1]
+    assert seeds(model, "control") == []
+    shutil.copytree(tiny_models / "base", model / "base")
+    run("evaluate", model, scenes, "--output", scenes / "report", "--limit", "1")
+    rows = json.loads((scenes / "report" / "report.json").read_text())["rows"]
+    assert {row["name"]: row["seeds"] for row in rows}["refined, 1 call"] == 3
 
 
 def test_data_check(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

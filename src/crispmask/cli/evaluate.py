@@ -1,6 +1,7 @@
 """``crispmask evaluate``: a base and its refiners over a data set."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +51,11 @@ def run_evaluation(args: EvaluateArguments) -> int:
     """Evaluate and show the report."""
     check_output(args.output)
     folder = find_model(args.model)
-    refiners = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("refiner*"))]
+    refiners = seeds(folder, "refiner")
     names = refiners[0].config.class_names if refiners else None
     segmenter = load_base(folder, class_names=names)
     dataset = open_known(args.data, segmenter.config.class_names)
-    controls = [MaskRefiner.from_pretrained(path) for path in sorted(folder.glob("control*"))]
+    controls = seeds(folder, "control")
     rows = refiner_rows(
         refiners,
         controls,
@@ -71,6 +72,16 @@ def run_evaluation(args: EvaluateArguments) -> int:
     if args.json:
         print(json.dumps(report.to_json()))
     return 0
+
+
+def seeds(folder: Path, part: str) -> list[MaskRefiner]:
+    """The models in PART/, PART-1/, PART-2/ and so on, in this order; all else is no seed."""
+    found = [
+        (int(match[1] or 0), path)
+        for path in folder.iterdir()
+        if path.is_dir() and (match := re.fullmatch(rf"{part}(?:-(\d+))?", path.name))
+    ]
+    return [MaskRefiner.from_pretrained(path) for _, path in sorted(found)]
 
 
 def open_known(name: str, class_names: Sequence[str], *, split: Split = "test") -> LabelledImages:
