@@ -76,6 +76,25 @@ def test_scores_and_what_they_are_called(tmp_path: Path) -> None:
     assert saved["oracle_presence"]["miou_truth"] == result.oracle_presence.miou_truth  # type: ignore[union-attr]
 
 
+def test_neighbours_are_drawn_together() -> None:
+    """An interval over single images would be too narrow where runs of four are alike."""
+
+    class Runs(Blobs):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index // 4)
+            return replace(sample, name=str(index))
+
+    class Tens(Runs):
+        blocks = tuple(i // 4 for i in range(40))
+
+    runs = evaluate_words(Runs(), reads_pixels, PROTOCOL).interval
+    tens = evaluate_words(Tens(), reads_pixels, PROTOCOL).interval
+    assert runs == tens
+
+
 def test_oracle_presence_keeps_absent_classes_out() -> None:
     def all_city(image: Image, *, among: Sequence[int] | None) -> WordsOutput:
         scores = torch.tensor([0.7, 0.8, 0.9]).view(1, 3, 1, 1).expand(len(image), 3, 8, 8)

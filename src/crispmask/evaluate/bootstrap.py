@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from crispmask.evaluate.images import LabelledImages
 from crispmask.report.results import Gain
 
 
@@ -15,6 +16,21 @@ class ClassCounts:
 
     hits: Float[np.ndarray, "seeds images k"]
     unions: Float[np.ndarray, "seeds images k"]
+
+
+def blocks_of(dataset: LabelledImages, indices: Sequence[int]) -> tuple[list[Hashable], str]:
+    """The block of each image, and what the blocks are in words.
+
+    It is the data set's own, or a run of up to 10 neighbours in the order of the data set.
+    """
+    named: Sequence[Hashable] | None = getattr(dataset, "blocks", None)
+    if named is not None:
+        blocks = [named[i] for i in indices]
+        return blocks, f"{len(set(blocks))} blocks of images"
+    length = max(1, min(10, len(indices) // 10))
+    blocks = [i // length for i in range(len(indices))]
+    runs = f" in runs of {length} neighbours" if length > 1 else ""
+    return blocks, f"{len(blocks)} images{runs}"
 
 
 def gain(

@@ -1,7 +1,7 @@
 """Model and data set in, report out: every row sees the same images and the same base."""
 
 import time
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crispmask.data.catalog import palette_for
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
-from crispmask.evaluate.bootstrap import gain
+from crispmask.evaluate.bootstrap import blocks_of, gain
 from crispmask.evaluate.corrected import probe_corrections
 from crispmask.evaluate.examples import Group, choose, draw
 from crispmask.evaluate.images import LabelledImages, evenly_spread
@@ -85,7 +85,7 @@ def evaluate(
     )
     images = tuple(ImageResult(name=n, base=before, ours=after) for n, before, after in per_image)
     counts = {name: class_counts(meters) for name, meters in measured.meters.items()}
-    blocks, about_blocks = _blocks(dataset, indices)
+    blocks, about_blocks = blocks_of(dataset, indices)
     others = [row.name for row in rows if row is not ours]
 
     def comparisons(row: Row) -> dict[str, Comparison]:
@@ -235,18 +235,6 @@ def _progress(*, shown: bool) -> Progress:
         console=Console(stderr=True),
         disable=not shown,
     )
-
-
-def _blocks(dataset: LabelledImages, indices: Sequence[int]) -> tuple[list[Hashable], str]:
-    """The block of each image: its own, or a run of neighbours in the order of the data set."""
-    named: Sequence[Hashable] | None = getattr(dataset, "blocks", None)
-    if named is not None:
-        blocks = [named[i] for i in indices]
-        return blocks, f"{len(set(blocks))} blocks of images"
-    length = max(1, min(10, len(indices) // 10))
-    blocks = [i // length for i in range(len(indices))]
-    runs = f" in runs of {length} neighbours" if length > 1 else ""
-    return blocks, f"{len(blocks)} images{runs}"
 
 
 def _size_range(sizes: set[tuple[int, int]]) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crispmask.data.class_names import seen_in
 from crispmask.errors import InputError
-from crispmask.evaluate.bootstrap import ClassCounts, gain
+from crispmask.evaluate.bootstrap import ClassCounts, blocks_of, gain
 from crispmask.evaluate.images import LabelledImages
 from crispmask.metrics.confusion import pair_counts
 from crispmask.metrics.open_vocabulary import (
@@ -143,7 +143,8 @@ class WordsResult:
         protocol: what was measured, and how.
         images: how many.
         scores: with the whole vocabulary, the headline.
-        interval: of ``scores.miou_truth``, 95 %, from a bootstrap over blocks of images.
+        interval: of ``scores.miou_truth``, 95 %, from a bootstrap over blocks of images:
+            those of the data set, or runs of neighbours.
         oracle_presence: scores of the same model when it is told which classes each image has;
             no result that a user could get, and not to be compared with others' ``scores``.
         presence: of the words, if the model tells.
@@ -209,8 +210,7 @@ def evaluate_words(
     for index in indices:
         sample = dataset[index]
         meter.add(segmenter, sample.image[None], sample.mask[None], sample.name)
-    blocks = getattr(dataset, "blocks", None)
-    return meter.result([blocks[i] for i in indices] if blocks is not None else list(range(count)))
+    return meter.result(blocks_of(dataset, indices)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
