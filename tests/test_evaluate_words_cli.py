@@ -11,9 +11,11 @@ from PIL import Image
 
 from crispmask.cli import main
 from crispmask.cli.asking import Asking
-from crispmask.cli.evaluate_words import protocol_options
+from crispmask.cli.evaluate_words import check_order, protocol_options
 from crispmask.data.catalog import CAMVID_CLASSES
+from crispmask.data.class_names import readable
 from crispmask.data.earth import EARTH_CLASSES
+from crispmask.data.photos import CONTEXT_CLASSES
 from crispmask.data.source import open_data
 from crispmask.errors import InputError
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
@@ -222,6 +224,21 @@ def test_data_and_words_that_do_not_fit(refuse: Refuse, data: Path, tmp_path: Pa
     (data / "classes.txt").unlink()
     assert "needs a file classes.txt" in refuse(data)
     assert "train, val and test" in refuse("earth:all")
+
+
+def test_the_names_of_the_data_in_another_order(refuse: Refuse, data: Path) -> None:
+    said = "call class 1 'forest', the words 'Urban'; leave --words out"
+    assert said in refuse(data, "--words", "water, Urban, forest")
+    (data / "classes.txt").write_text("background\nforest\nurban\n")
+    words = ("--words", "forest, urban", "--background-threshold", "0.5")  # background comes last
+    assert "call class 0 'background', the words 'forest'" in refuse(data, *words)
+
+
+def test_a_list_in_another_order_than_its_reader() -> None:
+    words = Vocabulary.parse("pascal-context-59").label_names
+    with pytest.raises(InputError, match="the order of the labels of context, which call class 1"):
+        check_order(words, CONTEXT_CLASSES, source="context")
+    check_order([readable(name) for name in CONTEXT_CLASSES], CONTEXT_CLASSES, source="context")
 
 
 def test_models_that_are_none(refuse: Refuse, data: Path, tiny_models: Path) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.output import check_output
+from crispmask.data.class_names import first_difference, readable
 from crispmask.data.source import open_data
 from crispmask.errors import InputError
 from crispmask.evaluate.open_vocabulary import (
@@ -97,12 +98,15 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
         if args.words
         else [vocabulary_of(data.class_names) for data in datasets.values()]
     )
+    vocabularies = [args.asking.with_background(words) for words in vocabularies]
+    for (name, data), words in zip(datasets.items(), vocabularies, strict=True):
+        check_order(words.label_names, data.class_names, source=name)
     segmenter = load_segmenter(args.model, device=args.asking.device)
     console = Console(stderr=True)
     results: dict[str, dict[str, WordsResult]] = {}
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         for (name, data), words in zip(datasets.items(), vocabularies, strict=True):
-            vocabulary = in_own_sentence(args.asking.with_background(words), segmenter)
+            vocabulary = in_own_sentence(words, segmenter)
             rows = word_rows(vocabulary, absent=absent)
             if not args.synonyms:
                 rows = {row: found for row, found in rows.items() if "synonyms" not in row}
@@ -153,6 +157,22 @@ def protocol_options(asking: Asking, segmenter: TextSegmenter) -> dict[str, Any]
         for name, value in asking.options.items()
         if name not in idle and value != getattr(default, name)
     }
+
+
+def check_order(words: Sequence[str], names: Sequence[str], *, source: str) -> None:
+    """Words that are the names of the data set must stand in its order.
+
+    Raises:
+        InputError: if they are the same names in another order; other words cannot be checked.
+    """
+    ours, theirs = ([readable(name).casefold() for name in found] for found in (words, names))
+    if sorted(ours) == sorted(theirs) and ours != theirs:
+        at = first_difference(ours, theirs)
+        raise InputError(
+            f"the words must be in the order of the labels of {source}, which call class {at} "
+            f"{names[at]!r}, the words {words[at]!r}; leave --words out to take the data's own "
+            "names."
+        )
 
 
 def image_size(segmenter: TextSegmenter, *, tile: int) -> str:
