@@ -79,3 +79,7 @@ def test_bases_in_another_order_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="fold-4 stands in place 0"):
         train(config, tmp_path / "run")
+    for text in ("", "{", "[]", "{}", '{"settings": 1}'):
+        (tmp_path / "fold-4" / "run.json").write_text(text)
+        with pytest.raises(InputError, match=r"fold-4.run\.json .* cannot be read .* train this"):
+            train(config, tmp_path / "run")

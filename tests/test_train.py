@@ -331,6 +331,16 @@ def test_resume_after_a_stop_between_the_moves_of_a_save(tmp_path: Path) -> None
     assert not list(tmp_path.glob(".*"))
 
 
+def test_resume_after_a_kill_in_mid_write(tmp_path: Path) -> None:
+    config = loop(steps=3)
+    path = tmp_path / "log.jsonl"
+    fit(tiny_task(), replace(config, save_every=1), tmp_path, resume=False)
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 3, "lo')
+    fit(tiny_task(), config, tmp_path, resume=True)
+    assert path.read_text() == whole
+
+
 # what is refused
 
 

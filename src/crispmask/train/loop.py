@@ -215,8 +215,12 @@ def _bf16() -> bool:
 
 
 def _keep_steps(log: Path, steps: int) -> None:
-    """Forget what the log says of steps after the checkpoint."""
+    """Forget what the log says of steps after the checkpoint, and a line half written."""
     lines = log.read_text().splitlines() if log.exists() else []
+    try:
+        json.loads(lines[-1] if lines else "{}")
+    except ValueError:  # the run was killed while it wrote
+        lines.pop()
     kept = [line for line in lines if json.loads(line)["step"] < steps]
     write_atomic(log, "".join(f"{line}\n" for line in kept))
 

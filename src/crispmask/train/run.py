@@ -234,7 +234,13 @@ def _check_fold(folder: Path, fold: int, folds: int) -> None:
     record = folder / "run.json"
     if not record.exists():
         return
-    settings = json.loads(record.read_text())["settings"]
+    try:
+        settings = dict(json.loads(record.read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{record} must say which fold its base left out, but cannot be read ({error}); train "
+            "this base again."
+        ) from error
     if (settings.get("folds"), settings.get("fold")) != (folds, fold):
         raise InputError(
             f"fold_bases must be trained without fold 0, 1, ... of {folds}, in this order; "
