@@ -17,6 +17,7 @@ from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.refiner_parts import Condition
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
+from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE, Image, Logits, Mask, Time
 
@@ -27,8 +28,9 @@ class Copying(MaskRefiner):
     """Answers with its state, whatever time it is."""
 
     def state_logits(self, x_t: Mask, condition: Condition, t: Time) -> Logits:
-        assert 0 <= int(x_t.min()) <= int(x_t.max()) < K
-        return 9 * F.one_hot(x_t, K).movedim(-1, 1).float()
+        states = self.config.network.num_classes
+        assert 0 <= int(x_t.min()) <= int(x_t.max()) < states
+        return 99 * F.one_hot(x_t, states).movedim(-1, 1).float()
 
 
 def config() -> RefinerConfig:
@@ -98,6 +100,23 @@ def test_absorbing_states_and_training_mode_are_left_as_they_were() -> None:
     assert refiner.training
     assert all(0 <= score <= 1 for score in (*use.truth, *use.base, *use.noise))
     assert use == probe_state(refiner, samples(), segmenter)
+
+
+def test_codes_are_decoded_before_they_are_measured() -> None:
+    codec = MaskCodecConfig(num_classes=K, stride=2)
+    network = replace(config().network, num_classes=codec.num_codes, num_states=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        refiner = Copying(replace(config(), codec=codec, network=network, residual=False))
+    assert refiner.codec is not None
+    known = [replace(s, mask=s.mask.where(s.mask != IGNORE, 0)) for s in samples(size=(32, 40))]
+    use = probe_state(refiner, known, segmenter)
+    through, alone = ConfusionMatrix(K), ConfusionMatrix(K)
+    for sample in known:
+        through.update(refiner.codec(sample.mask[None]).argmax(1), sample.mask[None])
+        alone.update(segmenter(sample.image[None]).labels, sample.mask[None])
+    assert use.truth[0] == pytest.approx(through.compute().miou)
+    assert use.base_alone == pytest.approx(alone.compute().miou)
 
 
 def test_images_without_labels_are_no_number() -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from crispmask.data.sample import Sample
 from crispmask.diffusion.categorical import UniformDiffusion, image_generators
@@ -29,7 +31,8 @@ def probe_state(
     returns the truth when handed the truth returns its own errors, too. At t = 1 the state is
     handed over as it is, for noising would leave nothing of it; at other times it is noised as
     the process does. Unknown pixels of the truth become random labels. All is measured at the
-    size of the state, with labels resized at pixel centres.
+    size of the state, with labels resized at pixel centres; codes of a codec are decoded, and
+    measured at the size of the image.
 
     Args:
         refiner: the model to look into.
@@ -37,7 +40,8 @@ def probe_state(
         segmenter: the base.
         seed: of the noise, together with the image's name.
     """
-    classes = refiner.config.network.num_classes
+    codec = refiner.codec
+    classes = (refiner.config.network if codec is None else codec.config).num_classes
     counts = {(name, t): ConfusionMatrix(classes) for name in STATES for t in TIMES}
     alone = ConfusionMatrix(classes)
     device = next(refiner.parameters()).device
@@ -46,28 +50,27 @@ def probe_state(
         image = sample.image[None].to(device)
         base = segmenter(image)
         base = refiner.visible(base)
-        masks = _state_masks(refiner, image, base, sample.mask[None].to(device))
+        masks = _padded_masks(refiner, image, base, sample.mask[None].to(device))
+        states = {name: refiner.state(mask) for name, mask in masks.items()}
+        measured = states if codec is None else masks
         generator = image_generators(seed, [f"{sample.name}/state"])
-        answers = _answers(refiner, image, base, masks, generator)
+        answers = _answers(refiner, image, base, states, generator)
         for key, answer in answers.items():
-            counts[key].update(answer.cpu(), masks["truth"].cpu())
-        alone.update(masks["base"].cpu(), masks["truth"].cpu())
+            counts[key].update(answer.cpu(), measured["truth"].cpu())
+        alone.update(measured["base"].cpu(), measured["truth"].cpu())
         images += 1
     scores = {name: tuple(float(counts[name, t].compute().miou) for t in TIMES) for name in STATES}
     return StateUse(times=TIMES, base_alone=alone.compute().miou, images=images, **scores)
 
 
-def _state_masks(
+def _padded_masks(
     refiner: MaskRefiner, image: Image, base: BaseOutput, truth: Mask
-) -> dict[str, State]:
-    """Truth and base at the size of the state; the padding around the image is unknown."""
+) -> dict[str, Int64[Tensor, "b p_h p_w"]]:
+    """Truth and base with the sides that `condition` takes; around the image truth is unknown."""
     _, padded_base = refiner.pad(image, base)
     target = torch.full(padded_base.labels.shape, IGNORE, device=truth.device)
     target[:, : truth.shape[-2], : truth.shape[-1]] = truth
-    return {
-        "truth": refiner.state(target),
-        "base": refiner.state(padded_base.labels),
-    }
+    return {"truth": target, "base": padded_base.labels}
 
 
 def _answers(
@@ -76,8 +79,8 @@ def _answers(
     base: BaseOutput,
     masks: dict[str, State],
     generator: Generators,
-) -> dict[tuple[str, float], State]:
-    """Labels after one call for each state and time."""
+) -> dict[tuple[str, float], Int64[Tensor, "b _ _"]]:
+    """Labels after one call for each state and time; at the size of the image with a codec."""
     process = refiner.process
     random = torch.full_like(masks["truth"], IGNORE)
     answers = {}
@@ -88,7 +91,10 @@ def _answers(
             for t in TIMES:
                 time = torch.full((1,), t, device=image.device)
                 state = labels if t == 1 else process.forward(labels, time, generator=generator)
-                answers[name, t] = refiner.state_logits(state, condition, time).argmax(1)
+                logits = refiner.state_logits(state, condition, time)
+                if refiner.codec is not None:
+                    logits = refiner.codec.decode(logits.softmax(1))
+                answers[name, t] = logits.argmax(1)
     return answers
 
 
