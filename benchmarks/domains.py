@@ -57,7 +57,14 @@ def run_of(
         save_every=200,
     )
     augment = AugmentConfig(crop=(SIDE, SIDE), scale=(0.9, 1.5), short_side=SIDE)
-    config = replace(default, data=tuple(data), backbone=str(backbone), loop=loop, augment=augment)
+    config = replace(
+        default,
+        data=tuple(data),
+        backbone=str(backbone),
+        loop=loop,
+        augment=augment,
+        foreign=(),  # a word that is in no image of one set may be in another's
+    )
     return Run(folder=folder, config=config)
 
 

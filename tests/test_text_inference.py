@@ -446,7 +446,7 @@ def test_a_refiner_takes_the_answer_as_its_base(model: TextSegmenter, tiny_model
     assert len(answer.kept) == 2
     refined = refiner(picture(), answer)
     assert torch.equal(refined.probs, refiner(picture(), answer.probs).probs)
-    with pytest.raises(InputError, match="3 classes"):
+    with pytest.raises(InputError, match="answers in land, water; the model's classes are land"):
         refiner(picture(), model(picture(), ["land", "water"]))
 
 

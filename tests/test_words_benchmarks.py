@@ -136,6 +136,7 @@ def test_arms_of_the_study_are_trained_once_and_measured(
         earth_text(),
         backbone=str(backbone),
         template="{}",
+        foreign=(),
         loop=LoopConfig(steps=9, batch_size=1, ema_decay=0.5),
         augment=AugmentConfig(crop=(16, 16), short_side=16),
     )
