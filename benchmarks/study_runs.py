@@ -101,12 +101,6 @@ def source(data: str, runs: Path) -> str:
     return f"camvid:{runs / 'study' / 'camvid' / 'data'}" if data == "camvid" else data
 
 
-def short(config: RefinerTrainConfig) -> RefinerTrainConfig:
-    """Earth's recipe as the paper has it and as it was when the study began: 500 steps."""
-    loop = replace(config.loop, steps=500, eval_every=250, save_every=250)
-    return replace(config, loop=loop, process="uniform", noise_target="first")
-
-
 def default_refiner(data: str, runs: Path) -> RefinerTrainConfig:
     """The recipe that every arm changes in one thing; its bases in this folder."""
     config = RECIPES[f"{data}-refiner"]()
@@ -115,7 +109,7 @@ def default_refiner(data: str, runs: Path) -> RefinerTrainConfig:
         base = str(runs / "study" / data / "base")
         return replace(smaller(config), data=source(data, runs), base=base)
     base, *folds = (str(runs / Path(name).name) for name in (config.base, *config.fold_bases))
-    return replace(short(config), base=base, fold_bases=tuple(folds))
+    return replace(config, base=base, fold_bases=tuple(folds))
 
 
 def other_bases(data: str, runs: Path) -> list[OtherBase]:
@@ -191,9 +185,15 @@ def knows_its_images(base: Run, study: Path) -> bool:
 def refiner_run(
     default: RefinerTrainConfig, changes: dict[str, Any], *, seed: int, runs: Path, data: str
 ) -> Run:
-    """The run of the default recipe with these changes."""
+    """The run of the default recipe with these changes.
+
+    On Earth none, or the control's, is not new: `train_first_light.sh` has trained it.
+    """
     config = replace(default, **changes, loop=replace(default.loop, seed=seed))
     name = slug(changes)
+    known = {"default": "refiner", "stateinput=False": "control"} if data == "earth" else {}
+    if name in known:
+        return Run(folder=runs / f"{data}-{known[name]}-{seed}", config=config)
     return Run(folder=runs / "study" / data / f"{name}-{seed}", config=config)
 
 

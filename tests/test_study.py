@@ -108,9 +108,9 @@ def test_every_table_has_a_question(bench: Any) -> None:
 
 @pytest.mark.parametrize("data", ["earth", "camvid"])
 def test_runs_are_shared_between_tables_and_the_defaults_are_known(bench: Any, data: str) -> None:
+    runs, default = Path("runs"), RECIPES[f"{data}-refiner"]()
+    assert isinstance(default, RefinerTrainConfig)
     study, tables = bench("study_runs"), bench("study_tables")
-    runs = Path("runs")
-    default = study.default_refiner(data, runs)
     codec = study.codec_run(data, runs)
     every = tables.tables(default, study.other_bases(data, runs), codec)
 
@@ -120,7 +120,9 @@ def test_runs_are_shared_between_tables_and_the_defaults_are_known(bench: Any, d
             for arm in every[table]
         }
 
-    known = [f"runs/study/{data}/{name}" for name in ("default-1", "stateinput=False-1")]
+    names = ("refiner-1", "control-1") if data == "earth" else ("default-1", "stateinput=False-1")
+    first = f"runs/{data}-" if data == "earth" else f"runs/study/{data}/"
+    known = [f"{first}{name}" for name in names]
     assert folders("calls") == {known[0]}
     assert folders("noise") & folders("reverse") == {f"runs/study/{data}/noisetarget=truth-1"}
     assert set(known) < folders("bases")
