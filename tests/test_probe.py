@@ -157,4 +157,4 @@ def test_the_bundled_refiner() -> None:
         FPNSegmenter.from_pretrained("earth-small"),
     )
     assert use.images == 2
-    assert abs(use.truth[0] - use.noise[0]) < 0.1
+    assert use.truth[-1] > use.base[-1] + 0.1  # it learned from parts of the true mask

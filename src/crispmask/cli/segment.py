@@ -70,11 +70,6 @@ class SegmentArguments:
                 "at least one image and the words are needed, as in `crispmask segment photo.jpg "
                 f'"water, forest, city"`, got {len(self.images)} of the two.'
             )
-        if Path(self.images[-1]).suffix.lower() in IMAGE_SUFFIXES:
-            raise InputError(
-                f"the words must be the last argument, got the image {self.images[-1]}; add them, "
-                'as in `crispmask segment photo.jpg "water, forest, city"`.'
-            )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -93,6 +88,11 @@ class SegmentArguments:
 
 def segment(args: SegmentArguments) -> int:
     """Segment each image and write the results."""
+    if Path(args.images[-1]).suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(
+            f"the words must be the last argument, got the image {args.images[-1]}; add them, as "
+            'in `crispmask segment photo.jpg "water, forest, city"`.'
+        )
     check_output(args.output)
     vocabulary = args.vocabulary
     files = args.files
