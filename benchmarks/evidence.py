@@ -48,12 +48,11 @@ from crispmask.shapes import IGNORE, Image, Probs
 from crispmask.train.evidence import EvidenceConfig
 from earth_models import RESULTS, save
 from first_light import seeds
-from half_camvid import half_base, half_camvid
-from study_runs import Run, announce, default_refiner, finish
+from study_runs import Run, announce, default_refiner, finish, prepare_half
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
-HALF_STEPS = 1800
+HALF_STEPS = 600
 """Of each training on CamVid at half its size."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
@@ -219,10 +218,7 @@ def first_light_runs(data: str, runs: Path) -> Models:
 
 def half(runs: Path, count: int) -> Models:
     """CamVid at half its size; what is missing is trained, all kinds with as many steps."""
-    study = runs / "study" / "camvid"
-    study.mkdir(parents=True, exist_ok=True)
-    half_camvid(study / "data")
-    half_base(runs / "camvid-base-start", study / "base")
+    prepare_half(runs)
     default = default_refiner("camvid", runs)
     loop = replace(default.loop, steps=HALF_STEPS, eval_every=HALF_STEPS)
     changes: dict[str, dict[str, Any]] = {

@@ -89,11 +89,16 @@ def smaller(config: RefinerTrainConfig) -> RefinerTrainConfig:
 def prepare(data: str, runs: Path) -> None:
     """CamVid at half its size and its bases, if they are not there yet."""
     if data == "camvid":
-        study = runs / "study" / data
-        study.mkdir(parents=True, exist_ok=True)
-        half_camvid(study / "data")
-        half_base(runs / "camvid-base-start", study / "base")
-        half_base(runs / "camvid-base-dice", study / "stronger-fpn")
+        prepare_half(runs)
+        half_base(runs / "camvid-base-dice", runs / "study" / data / "stronger-fpn")
+
+
+def prepare_half(runs: Path) -> None:
+    """CamVid at half its size and its default base, if they are not there yet."""
+    study = runs / "study" / "camvid"
+    study.mkdir(parents=True, exist_ok=True)
+    half_camvid(study / "data")
+    half_base(runs / "camvid-base-start", study / "base")
 
 
 def source(data: str, runs: Path) -> str:

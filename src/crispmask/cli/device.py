@@ -19,7 +19,7 @@ def on_device(model: Model, name: str) -> Model:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         why = str(error).strip().splitlines()[0]
         raise InputError(
             f"--device {name} cannot be used here ({why}); use cpu, or install torch for it."

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.output import check_output
-from crispmask.data.class_names import first_difference, readable
+from crispmask.data.class_names import comparable, first_difference
 from crispmask.data.source import open_data
 from crispmask.errors import InputError
 from crispmask.evaluate.open_vocabulary import (
@@ -165,7 +165,7 @@ def check_order(words: Sequence[str], names: Sequence[str], *, source: str) -> N
     Raises:
         InputError: if they are the same names in another order; other words cannot be checked.
     """
-    ours, theirs = ([readable(name).casefold() for name in found] for found in (words, names))
+    ours, theirs = comparable(words), comparable(names)
     if sorted(ours) == sorted(theirs) and ours != theirs:
         at = first_difference(ours, theirs)
         raise InputError(

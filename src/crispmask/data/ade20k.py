@@ -5,7 +5,7 @@ The names are the short ones in common use, in the order of the benchmark's ``ob
 
 from pathlib import Path
 
-from crispmask.data.folder import IMAGE_SUFFIXES, files_by_stem
+from crispmask.data.folder import IMAGE_SUFFIXES, check_split, files_by_stem
 from crispmask.data.pairs import PairDataset
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
@@ -42,8 +42,7 @@ def ade20k(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
-    if split not in FOLDERS:
-        raise InputError(f"ADE20K has labels for train and val alone, got {split!r}.")
+    check_split(split, FOLDERS, "ADE20K")
     root = Path(root)
     images, labels = (root / part / FOLDERS[split] for part in ("images", "annotations"))
     for folder in (images, labels):

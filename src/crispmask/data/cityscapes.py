@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from crispmask.data.folder import check_split
 from crispmask.data.pairs import PairDataset
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
@@ -46,8 +47,7 @@ def cityscapes(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
-    if split not in ("train", "val"):
-        raise InputError(f"Cityscapes has labels for train and val alone, got {split!r}.")
+    check_split(split, ("train", "val"), "Cityscapes")
     root = Path(root)
     images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
     for folder in (images, labels):

@@ -135,6 +135,11 @@ def common_names(sources: Mapping[str, tuple[str, ...] | None]) -> tuple[str, ..
     return names
 
 
+def comparable(names: Sequence[str]) -> list[str]:
+    """Names in usual words and small letters: what is the same class is the same text."""
+    return [readable(name).casefold() for name in names]
+
+
 def first_difference(names: Sequence[str], others: Sequence[str]) -> int:
     """The first place where two lists differ; where one begins the other, its length."""
     pairs = enumerate(zip(names, others, strict=False))

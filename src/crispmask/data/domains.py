@@ -9,9 +9,8 @@ from pathlib import Path
 
 from crispmask.data.class_names import published_names
 from crispmask.data.decoded import DecodedDataset, read_colours, read_foreground
-from crispmask.data.folder import IMAGE_SUFFIXES, files_by_stem
+from crispmask.data.folder import IMAGE_SUFFIXES, check_split, files_by_stem, names_in
 from crispmask.data.pairs import PairDataset
-from crispmask.data.photos import names_in
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
 
@@ -45,11 +44,6 @@ CWFID_COLOURS = dict(
 )
 
 
-def _one_of(split: str, known: tuple[str, ...], name: str) -> None:
-    if split not in known:
-        raise InputError(f"{name} has labels for {' and '.join(known)} alone, got {split!r}.")
-
-
 def loveda(root: Path, split: str) -> PairDataset:
     """LoveDA (Wang et al. 2021): ``{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png``.
 
@@ -58,7 +52,7 @@ def loveda(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
-    _one_of(split, ("train", "val"), "LoveDA")
+    check_split(split, ("train", "val"), "LoveDA")
     pairs = {}
     for area in ("Urban", "Rural"):
         folder = Path(root) / split.capitalize() / area
@@ -77,7 +71,7 @@ def potsdam(root: Path, split: str) -> DecodedDataset:
     Raises:
         InputError: if the split is neither train nor test, or the folder is laid out otherwise.
     """
-    _one_of(split, ("train", "test"), "Potsdam")
+    check_split(split, ("train", "test"), "Potsdam")
     root = Path(root)
     pairs = {}
     for stem, path in files_by_stem(root / "2_Ortho_RGB", (".tif",)).items():
@@ -102,7 +96,7 @@ def kvasir(root: Path, split: str) -> DecodedDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
-    _one_of(split, ("train", "val"), "Kvasir-SEG")
+    check_split(split, ("train", "val"), "Kvasir-SEG")
     root = Path(root)
     stems = names_in(root / f"{split}.txt")
     pairs = {n: (root / "images" / f"{n}.jpg", root / "masks" / f"{n}.jpg") for n in stems}
@@ -120,7 +114,7 @@ def isic2018(root: Path, split: str) -> DecodedDataset:
         InputError: if there is no such split, or the folder is laid out otherwise.
     """
     parts = {"train": "Training", "val": "Validation", "test": "Test"}
-    _one_of(split, tuple(parts), "ISIC 2018")
+    check_split(split, tuple(parts), "ISIC 2018")
     root = Path(root)
     images = root / f"ISIC2018_Task1-2_{parts[split]}_Input"
     labels = root / f"ISIC2018_Task1_{parts[split]}_GroundTruth"
@@ -137,7 +131,7 @@ def phenobench(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
-    _one_of(split, ("train", "val"), "PhenoBench")
+    check_split(split, ("train", "val"), "PhenoBench")
     folder = Path(root) / split
     pictures = files_by_stem(folder / "images", IMAGE_SUFFIXES)
     pairs = {name: (path, folder / "semantics" / path.name) for name, path in pictures.items()}
@@ -154,7 +148,7 @@ def cwfid(root: Path, split: str) -> DecodedDataset:
     Raises:
         InputError: if the split is neither train nor test, or the folder is laid out otherwise.
     """
-    _one_of(split, ("train", "test"), "CWFID")
+    check_split(split, ("train", "test"), "CWFID")
     root = Path(root)
     lists = root / "train_test_split.yaml"
     text = lists.read_text("utf-8") if lists.is_file() else ""

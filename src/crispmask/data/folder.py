@@ -1,6 +1,6 @@
 """A folder of images and a folder of their masks as a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +37,23 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             )
         found[path.stem] = path
     return dict(sorted(found.items()))
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of a list, one a line.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; it lists the images of the split, a name a line.")
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def check_split(split: str, known: Iterable[str], name: str) -> None:
+    """Raise `InputError` unless the data set of this name has labels for the split."""
+    if split not in known:
+        raise InputError(f"{name} has labels for {' and '.join(known)} alone, got {split!r}.")
 
 
 def check_one_size(

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from crispmask.data.class_names import published_names
-from crispmask.data.folder import files_by_stem
+from crispmask.data.folder import check_split, files_by_stem, names_in
 from crispmask.data.pairs import PairDataset
-from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
+
+SPLITS = ("train", "val")
 
 VOC_CLASSES = published_names("voc-21")
 
@@ -19,17 +20,6 @@ STUFF_GAPS = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 """Values below 182 that COCO-Stuff has left without a class."""
 
 
-def names_in(path: Path) -> list[str]:
-    """The names of a list, one a line.
-
-    Raises:
-        InputError: if there is no such file.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; it lists the images of the split, a name a line.")
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-
-
 def voc(root: Path, split: str) -> PairDataset:
     """PASCAL VOC 2012 (Everingham et al. 2015), 20 kinds of things and the background.
 
@@ -39,6 +29,7 @@ def voc(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
+    check_split(split, SPLITS, "PASCAL VOC")
     return _listed(
         root,
         split,
@@ -52,6 +43,7 @@ def voc(root: Path, split: str) -> PairDataset:
 def voc20(root: Path, split: str) -> PairDataset:
     """As `voc`, but what is background there is unknown."""
     names = VOC_CLASSES[1:]
+    check_split(split, SPLITS, "PASCAL VOC")
     return _listed(
         root,
         split,
@@ -72,6 +64,7 @@ def pascal_context(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
+    check_split(split, SPLITS, "PASCAL Context")
     return _listed(
         root,
         split,
@@ -91,7 +84,7 @@ def coco_stuff(root: Path, split: str) -> PairDataset:
     Raises:
         InputError: if the split is neither train nor val, or the folder is laid out otherwise.
     """
-    _check_split(split)
+    check_split(split, SPLITS, "COCO-Stuff")
     images, labels = (Path(root) / part / f"{split}2017" for part in ("images", "annotations"))
     pictures = files_by_stem(images, (".jpg",))
     values = [value for value in range(182) if value not in STUFF_GAPS]
@@ -100,11 +93,6 @@ def coco_stuff(root: Path, split: str) -> PairDataset:
         class_names=STUFF_CLASSES,
         classes={IGNORE: IGNORE} | {value: i for i, value in enumerate(values)},
     )
-
-
-def _check_split(split: str) -> None:
-    if split not in ("train", "val"):
-        raise InputError(f"there are labels for train and val alone, got {split!r}.")
 
 
 def _listed(
@@ -117,7 +105,6 @@ def _listed(
     classes: dict[int, int],
 ) -> PairDataset:
     """What PASCAL's folders hold of a split."""
-    _check_split(split)
     root = Path(root)
     pairs = {
         name: (root / "JPEGImages" / f"{name}.jpg", root / labels / f"{name}.png")

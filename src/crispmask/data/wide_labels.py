@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from crispmask.data.class_names import read_names
-from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, check_one_size, files_by_stem
+from crispmask.data.folder import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    check_one_size,
+    check_split,
+    files_by_stem,
+)
 from crispmask.data.sample import Sample, read_image, read_mask
 from crispmask.errors import InputError
 from crispmask.shapes import VOID
@@ -108,8 +114,7 @@ def ade20k_847(root: Path, split: str, *, class_file: Path) -> WideLabelDataset:
         InputError: if the split or the layout is another, or the file has other than 847 names.
     """
     folders = {"train": "training", "val": "validation"}
-    if split not in folders:
-        raise InputError(f"ADE20K-847 has labels for train and val alone, got {split!r}.")
+    check_split(split, folders, "ADE20K-847")
     images, labels = (
         Path(root) / f"{part}_detectron2" / folders[split] for part in ("images", "annotations")
     )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
 
-from crispmask.data.class_names import readable
+from crispmask.data.class_names import comparable
 from crispmask.data.sample import read_image, read_mask
 from crispmask.errors import InputError
 from crispmask.models.segmenters import BaseOutput, check_finite, finite_range
@@ -117,7 +117,7 @@ def in_order_of(base: Any, class_names: Sequence[str]) -> Any:
     names = getattr(base, "label_names", None)
     if names is None:
         return base
-    given, wanted = ([readable(n).casefold() for n in of] for of in (names, class_names))
+    given, wanted = comparable(names), comparable(class_names)
     if sorted(given) != sorted(wanted):
         raise InputError(
             f"the base answers in {', '.join(names)}; the model's classes are "

@@ -114,13 +114,10 @@ class TextObjective(nn.Module):
             scores = align.scores(pixels, align.words(self.foreign[chosen.to(pixels.device)]))
             logits = align.presence(scores)
             known = (cells != IGNORE)[:, None].expand_as(scores)
-            seen = torch.ones_like(logits, dtype=torch.bool)
-            none, nowhere = torch.zeros_like(scores), torch.zeros_like(logits)
-            wrong = _bce_sum(scores, none, known), _bce_sum(logits, nowhere, seen)
-            losses = losses + torch.stack([wrong[0], losses.new_zeros(()), wrong[1]])
-            counts = counts + torch.stack(
-                [known.sum(), known.new_zeros((), dtype=torch.long), seen.sum()]
-            )
+            wrong = F.softplus(scores)[known].sum()  # softplus: the cross-entropy of "no"
+            zero = counts.new_zeros(())
+            losses = losses + torch.stack([wrong, zero, F.softplus(logits).sum()])
+            counts = counts + torch.stack([known.sum().to(zero), zero, zero + logits.numel()])
         align, compete, presence = losses / counts.clamp(min=1)
         return {"align": align, "compete": compete, "presence": presence}, hard
 
