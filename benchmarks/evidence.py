@@ -52,7 +52,7 @@ from study_runs import Run, announce, default_refiner, finish, prepare_half
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
-HALF_STEPS = 600
+HALF_STEPS = 2000
 """Of each training on CamVid at half its size."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
@@ -224,7 +224,11 @@ def half(runs: Path, count: int) -> Models:
     changes: dict[str, dict[str, Any]] = {
         "control": {"state_input": False},
         "channel": {"state_input": False, "evidence": EvidenceConfig()},
-        "evidence": {"evidence": EvidenceConfig()},
+        "evidence": {
+            "evidence": EvidenceConfig(),
+            "process": "absorbing",
+            "noise_target": "truth",
+        },
     }
     wanted = {
         kind: [
