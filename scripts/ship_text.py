@@ -29,9 +29,9 @@ USE = """
 Land cover from above at the scale of NASA's Blue Marble, 7.4 km a pixel, by the ten names above.
 Other words of the same things work in part (rows "synonyms"), other words and other pictures
 hardly: it has seen nothing else. VAE and U-Net were trained on 374 tiles alone. Presence ranks
-these names well, and badly the words that no tile shows. The masks it draws add nothing here to its
-comparison of pixels and words ("no masks drawn"). MiniLM, which reads the words, comes from its own
-package.
+these names well, and mostly refuses words that no tile shows, also those that it never met in
+training (row "absent words"). The masks it draws add nothing here to its comparison of pixels and
+words ("no masks drawn"). MiniLM, which reads the words, comes from its own package.
 """
 
 COLUMNS = {"miou_truth": "mIoU", "miou_seen": "of seen words", "miou_unseen": "of unseen words"}

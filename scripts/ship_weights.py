@@ -10,6 +10,7 @@ Filters and matrices are stored as fp16, statistics and biases as fp32; loading 
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ def halve(source: Path, target: Path) -> int:
 def bundled(card: str) -> str:
     """The card of a run as that of a model in the package, whose licence its data allow."""
     card = card.replace("; settings in run.json", "")
+    card = re.sub(r"What it may be used for follows .*\n", "", card)
     if "\nlicense: " in card:
         return card
     top = "library_name: crispmask\n"
