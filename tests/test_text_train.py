@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,6 @@ from torch.nn import functional as F
 
 from backbone_layouts import Layout, write_backbone
 from crispmask.cli import main
-from crispmask.data.sample import write_mask
 from crispmask.data.transforms import AugmentConfig
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
@@ -29,38 +26,16 @@ from crispmask.models.text_denoiser import Call
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.recipes import RECIPES
 from crispmask.shapes import IGNORE
-from crispmask.train import LoopConfig, TextTrainConfig, collapse, text, train
+from crispmask.train import LoopConfig, TextTrainConfig, collapse, train
 from crispmask.train.collapse import MaskMonitor, stop_if_collapsed
 from crispmask.train.loop import Task, _groups, fit
 from crispmask.train.lora import add_lora
 from crispmask.train.queries import NO_WORD, TextBatch, words_of
-from crispmask.train.text import Source, draw_text, new_text_segmenter, short_names, text_task
+from crispmask.train.text import Source, short_names, text_task
+from crispmask.train.text_model import new_text_segmenter
 from crispmask.train.text_objective import TextObjective, dice_of_present, mask_latents
 from crispmask.train.text_scores import word_maps
-
-NAMES = ("ground", "disc", "box")
-COLOURS = torch.tensor([[90, 110, 90], [200, 80, 60], [70, 90, 190]], dtype=torch.uint8)
-AUGMENT = AugmentConfig(crop=(16, 16), scale=(0.8, 1.25))
-
-
-def write_data(folder: Path, names: tuple[str, ...], *, train: int = 4, val: int = 2) -> Path:
-    """Discs and boxes of 24 x 20 pixels; a corner of each image is unknown."""
-    generator = torch.Generator().manual_seed(0)
-    ys, xs = torch.meshgrid(torch.arange(24), torch.arange(20), indexing="ij")
-    for split, count in (("train", train), ("val", val)):
-        for part in ("images", "labels"):
-            (folder / split / part).mkdir(parents=True)
-        for i in range(count):
-            y, x, v, u = torch.randint(5, 15, (4,), generator=generator).tolist()
-            mask = torch.zeros(24, 20, dtype=torch.long)
-            mask[(ys - y) ** 2 + (xs - x) ** 2 <= 16] = 1
-            mask[torch.maximum((ys - v).abs(), (xs - u).abs()) <= 3] = 2
-            pixels = COLOURS[mask]
-            Image.fromarray(pixels.numpy()).save(folder / split / "images" / f"{i}.png")
-            mask[:3, :3] = IGNORE
-            write_mask(mask, folder / split / "labels" / f"{i}.png")
-    (folder / "classes.txt").write_text("\n".join(names))
-    return folder
+from text_runs import AUGMENT, NAMES, log, stopping_at, text_config, write_data
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +52,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_backbone(tmp_path_factory.mktemp("backbone"), "sd1")
-
-
-def text_config(data: Path, backbone: Path, /, **changes: Any) -> TextTrainConfig:
-    loop: dict[str, Any] = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "ema_decay": 0.5}
-    loop |= changes.pop("loop", {})
-    settings: dict[str, Any] = {"data": (str(data),), "template": "{}", "augment": AUGMENT}
-    settings |= changes
-    return TextTrainConfig(backbone=str(backbone), loop=LoopConfig(**loop), **settings)
-
-
-def log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 # whole runs
@@ -227,23 +190,6 @@ def test_recipes(name: str) -> None:
 
 
 # stop and resume
-
-
-@contextmanager
-def stopping_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Someone presses Ctrl-C while a step's batch is drawn."""
-    count = 0
-
-    def stopped(*args: Any) -> TextBatch:
-        nonlocal count
-        if count == step:
-            raise KeyboardInterrupt
-        count += 1
-        return draw_text(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(text, "draw_text", stopped)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -644,7 +590,7 @@ def test_scores_of_an_image_do_not_depend_on_the_chunk(
 def test_lora_without_peft(data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"lora_rank needs peft; install it: .*\[text\]"):
-        add_lora(load_backbone(backbone).unet, 2)
+        add_lora(load_backbone(backbone).unet, 2, new_input=True)
     assert text_config(data, backbone, lora_rank=2).lora_rank == 2
 
 

@@ -34,8 +34,7 @@ def find_segmenter(name: str | Path) -> Path:
     Raises:
         InputError: if there is none.
     """
-    bundled = sorted(path.parent.name for path in WEIGHTS.glob("*/unet"))
-    folder = WEIGHTS / name if str(name) in bundled else Path(name)
+    bundled, folder = _bundled(), _place(name)
     if not folder.is_dir():
         known = f"bundled ({', '.join(bundled)})" if bundled else "bundled"
         raise InputError(
@@ -43,6 +42,11 @@ def find_segmenter(name: str | Path) -> Path:
             "is downloaded, so give the path of a copy."
         )
     return folder
+
+
+def is_segmenter(name: str | Path) -> bool:
+    """Whether a bundled name or a folder is of a trained model, not of a backbone."""
+    return (_place(name) / CONFIG).is_file()
 
 
 def is_backbone(folder: Path) -> bool:
@@ -119,7 +123,19 @@ def read_heads(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: if the file is missing or damaged, or does not hold exactly these tensors.
     """
-    path = folder / HEADS
+    return read_tensors(folder / HEADS, like)
+
+
+def read_tensors(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in float32.
+
+    Args:
+        path: of the file.
+        like: those that are needed, by name; their values do not matter.
+
+    Raises:
+        InputError: if the file is missing or damaged, or does not hold exactly these tensors.
+    """
     try:
         state: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -134,6 +150,14 @@ def read_heads(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"another shape (first: {wrong[:3]}); copy both files of one model again."
         )
     return {name: value.float() for name, value in state.items()}
+
+
+def _bundled() -> list[str]:
+    return sorted(path.parent.name for path in WEIGHTS.glob("*/unet"))
+
+
+def _place(name: str | Path) -> Path:
+    return WEIGHTS / name if str(name) in _bundled() else Path(name)
 
 
 def _write(

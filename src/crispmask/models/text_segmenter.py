@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from crispmask.models.backbone import Backbone, load_backbone
+from crispmask.models.text_adapter import adapt, is_adapter, read_adapter_config
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_config import Decode, TextSegmenterConfig
 from crispmask.models.text_denoiser import TextDenoiser
@@ -56,8 +57,9 @@ class TextSegmenter(TextDenoiser):
         """The segmenter of a bundled name or a folder, in evaluation mode, offline.
 
         Args:
-            name: a folder that `save_pretrained` wrote, or one of Stable Diffusion 1.x or 2.x or
-                Marigold as diffusers saves it, whose heads are new and must be trained.
+            name: a folder that `save_pretrained` wrote; an adapter's, whose base is loaded with it
+                and must be where it was; or one of Stable Diffusion 1.x or 2.x or Marigold as
+                diffusers saves it, whose heads are new and must be trained.
 
         Raises:
             InputError: if there is none, or a part is missing, damaged or of another model.
@@ -65,6 +67,8 @@ class TextSegmenter(TextDenoiser):
         folder = find_segmenter(name)
         if is_backbone(folder):
             return cls.from_backbone(load_backbone(folder)).eval()
+        if is_adapter(folder):
+            return cls._from_adapter(folder)
         config, parts = read_segmenter(folder)
         model = cls(
             config,
@@ -74,6 +78,21 @@ class TextSegmenter(TextDenoiser):
             scheduler=parts.scheduler,
         )
         model.heads.load_state_dict(read_heads(folder, model.heads.state_dict()))
+        return model.eval()
+
+    @classmethod
+    def _from_adapter(cls, folder: Path) -> Self:
+        config = read_adapter_config(folder)
+        base = cls.from_pretrained(config.base)
+        model = cls(
+            config.segmenter,
+            unet=base.unet,
+            vae=base.codec.vae,
+            words=base.words,
+            scheduler=base.scheduler,
+        )
+        heads = adapt(folder, config, model.unet, model.heads.state_dict())
+        model.heads.load_state_dict(heads)
         return model.eval()
 
     def save_pretrained(self, folder: Path | str, *, half: bool = False) -> None:

@@ -18,7 +18,6 @@ from crispmask.models.bases import Base, load_base
 from crispmask.models.checkpoint import write_atomic
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput
-from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.provenance import provenance
 from crispmask.shapes import Image
 from crispmask.train.batches import (
@@ -45,7 +44,6 @@ from crispmask.train.generator import generator_task
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.latents import latent_vae_task
 from crispmask.train.loop import Task, fit, seeded
-from crispmask.train.lora import merge_lora
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
@@ -90,16 +88,16 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
         else:
             task, facts = _image_task(config)
     facts["processes"] = state.num_processes
+    if resume:
+        _check_base(output, facts)
     state.wait_for_everyone()  # all have looked at the folder
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        write_atomic(output / "run.json", json.dumps({"settings": settings}, indent=2))
+        write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
     model, scores = fitted.model, fitted.scores
     if isinstance(model, MaskRefiner):
         model.config = dataclasses.replace(model.config, temperature=scores["temperature"])
-    if isinstance(config, TextTrainConfig) and config.lora_rank:
-        merge_lora(cast(TextSegmenter, model).unet)
     if not state.is_main_process:
         return output
     facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
@@ -272,6 +270,16 @@ def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> No
         )
 
 
+def _check_base(output: Path, facts: dict[str, Any]) -> None:
+    """Refuse to go on where the model that the run began with has been replaced meanwhile."""
+    before = json.loads((output / "run.json").read_text())  # `_check_output` has read it
+    if before.get("base_sha256", facts.get("base_sha256")) != facts.get("base_sha256"):
+        raise InputError(
+            f"cannot resume: {output} began with another model than the one that is now in "
+            f"{facts.get('base')}; bring that back or start again in a new folder."
+        )
+
+
 def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
     """The model card: what it is, how it was made, what it scored."""
     parameters = sum(p.numel() for p in model.parameters())
@@ -290,6 +298,7 @@ def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
         f"{classes}{parameters:,} parameters.",
         f"Trained for {config.loop.steps} steps of {config.loop.batch_size} crops per process, "
         f"seed {config.loop.seed}; settings in run.json.",
+        *_began_with(config, facts),
         "What it may be used for follows from the licences of its data and of the weights it began "
         "with.",
         "",
@@ -302,3 +311,16 @@ def _card(config: TrainConfig, model: nn.Module, facts: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _began_with(config: TrainConfig, facts: dict[str, Any]) -> list[str]:
+    """What the card of a run says that began with a trained segmenter of words."""
+    if not isinstance(config, TextTrainConfig) or "base" not in facts:
+        return []
+    began = f"It began with the text segmenter {facts['base']}."
+    if config.lora_rank:
+        began += (
+            f" This is an adapter of it, of rank {config.lora_rank}: config.json and "
+            "adapter.safetensors hold all that was trained, and the base must be there to load it."
+        )
+    return [began]

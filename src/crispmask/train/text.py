@@ -11,17 +11,16 @@ from torch.utils.data import Subset
 
 from crispmask.data.source import AnyDataset, open_split
 from crispmask.errors import InputError
-from crispmask.models.backbone import Backbone, load_backbone
-from crispmask.models.latent_unet import InputInit, widen_input
 from crispmask.models.mask_images import fill_unknown
-from crispmask.models.text_config import CLOSED_CODES, pass_prompts
+from crispmask.models.text_adapter import fingerprint
+from crispmask.models.text_config import pass_prompts
+from crispmask.models.text_folder import find_segmenter, is_segmenter
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.shapes import IGNORE
 from crispmask.train.batches import Stored, draw, some_of, store
 from crispmask.train.collapse import stop_if_collapsed
 from crispmask.train.loop import Task
-from crispmask.train.lora import add_lora
 from crispmask.train.queries import (
     TextBatch,
     WordTable,
@@ -33,6 +32,7 @@ from crispmask.train.queries import (
     words_of,
 )
 from crispmask.train.text_config import TextTrainConfig
+from crispmask.train.text_model import new_text_segmenter, save_trained
 from crispmask.train.text_objective import TextObjective
 from crispmask.train.text_scores import ValidationSet, text_scores
 
@@ -66,6 +66,10 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
         for name, (train, _) in zip(config.data, splits, strict=True)
     ]
     _check_words(config, vocabularies)
+    facts: dict[str, Any] = {}
+    if is_segmenter(config.backbone):
+        sha256 = fingerprint(find_segmenter(config.backbone))
+        facts = {"base": config.backbone, "base_sha256": sha256}
     model = new_text_segmenter(config, vocabularies)
     sources = [
         _read(config, name, vocabulary, train, val)
@@ -102,64 +106,15 @@ def text_task(config: TextTrainConfig) -> tuple[Task, dict[str, Any]]:
             pixels=config.bce_weight + config.dice_weight > 0 and not model.config.closed,
         ),
         rate_factors={"unet.": config.unet_rate_factor},
+        save=partial(save_trained, config, facts.get("base_sha256")),
     )
-    return task, {
+    return task, facts | {
         "train_images": sum(len(source.train) for source in sources),
         "val_images": sum(len(source.val) for source in sources),
         "words": len(names),
         "sentences": len(states.pooled),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-
-
-def new_text_segmenter(
-    config: TextTrainConfig, vocabularies: Sequence[Vocabulary]
-) -> TextSegmenter:
-    """The backbone with new heads, those of its weights that stay as they are frozen.
-
-    Raises:
-        InputError: if the backbone cannot be used, or does not fit the crop or the words.
-    """
-    init: InputInit = "image_only" if config.steps == "one" else "half"
-    backbone = load_backbone(Path(config.backbone), init=init)
-    if config.from_scratch:
-        backbone = with_random_unet(backbone)
-    names = tuple(
-        dict.fromkeys(
-            name
-            for words in vocabularies
-            for name in words.class_names
-            if name not in config.held_out
-        )
-    )
-    changes: dict[str, Any] = {} if config.pathway else {"pathway": None}
-    model = TextSegmenter.from_backbone(
-        backbone,
-        class_names=names,
-        mask_code=config.mask_code,
-        template=config.template,
-        decode="vae" if config.mask_code in CLOSED_CODES else "light",
-        start="zeros" if config.steps == "one" else "noise",
-        image_size=config.augment.short_side,
-        guided=config.drop_prompt > 0,
-        **changes,
-    )
-    _check(config, model, vocabularies)
-    if model.config.closed:
-        model.decoder.requires_grad_(False)  # cannot read such pictures
-    if config.lora_rank:
-        add_lora(model.unet, config.lora_rank)
-    if config.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-    return model
-
-
-def with_random_unet(backbone: Backbone) -> Backbone:
-    """The same parts, the U-Net with random weights as diffusers draws them."""
-    old: Any = backbone.unet
-    fresh = type(old).from_config(old.config)
-    widen_input(fresh, init="half")  # has the width already; only noted in its config
-    return replace(backbone, unet=fresh)
 
 
 def draw_text(
@@ -246,23 +201,4 @@ def _check_words(config: TextTrainConfig, vocabularies: Sequence[Vocabulary]) ->
         raise InputError(
             f"foreign must name what is in no image of the data, got {', '.join(both)}, which are "
             "among its classes; leave them out."
-        )
-
-
-def _check(
-    config: TextTrainConfig, model: TextSegmenter, vocabularies: Sequence[Vocabulary]
-) -> None:
-    """Refuse crops that the network cannot take, and closed codes for what is no word."""
-    if any(side % model.stride for side in config.augment.crop):
-        raise InputError(
-            f"sides of augment.crop must be multiples of {model.stride} for this backbone, got "
-            f"{config.augment.crop[0]}x{config.augment.crop[1]}."
-        )
-    if not model.config.closed:
-        return
-    model.mask_codec.num_passes(len(model.config.class_names))  # refuses too many
-    if vocabularies[0].background is not None:
-        raise InputError(
-            f"mask_code={config.mask_code!r} needs a word for every class, but {config.data[0]} "
-            "has one that says what a thing is not; use binary, or name it in classes.txt."
         )

@@ -17,7 +17,9 @@ class TextTrainConfig:
         data: one or more data sets, each as `open_split` takes it. Each crop is of one of them,
             all equally often, and is asked for the words of that one alone.
         backbone: folder as diffusers saves it: Stable Diffusion 1.x, 2.x, Marigold, or one that
-            ``crispmask train latent-earth-pretrain`` left.
+            ``crispmask train latent-earth-pretrain`` left. Or a trained text segmenter, a bundled
+            name (text-earth) or a folder, from whose weights the run goes on, heads included;
+            mask_code, template, pathway and steps must be as it was trained.
         loop: steps and rates.
         augment: crops and colours; sides of the crop are multiples of the network's stride.
             ``short_side`` also becomes the size at which the model sees images.
@@ -41,8 +43,10 @@ class TextTrainConfig:
         from_scratch: random weights for the U-Net, to learn what its pretraining is worth.
         fraction: share of the training images, the same for a seed; a smaller share is a part of
             a larger one.
-        lora_rank: rank of low-rank updates of the attention, beside which ``conv_in`` alone is
-            trained in full (needs extra "text"); 0 trains the whole U-Net.
+        lora_rank: rank of low-rank updates of the attention, in place of the whole U-Net, which 0
+            trains (needs extra "text"). On a backbone as diffusers saves it ``conv_in`` is trained
+            in full, too, and the result is a whole model; on a trained segmenter it is an
+            adapter: updates and heads alone, loaded with the segmenter, which must stay.
         gradient_checkpointing: less memory, a third more time.
         unet_rate_factor: learning rate of the U-Net over that of the new parts.
         latent_weight: weight of the squared error of latents.
