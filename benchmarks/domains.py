@@ -6,8 +6,10 @@ Streets (CamVid), land from above (Earth), a brain (Colin27) and drawn fields, w
 Nothing but the words differs; the joint run takes as many steps as the single ones together. "no
 masks drawn" is the control: one look without a word, whose pixels are compared with the words.
 mIoU for all; mean Dice and HD95 over structures and images for medicine, mean F1 for land from
-above, as is usual there. Several shells share the runs in runs/domains/; an interrupted one is
-resumed, a finished one is not repeated. Numbers go to benchmarks/results/domains.json.
+above, as is usual there. With --adapters each domain also gets an adapter of the joint model of the
+same seed, trained on that domain alone for as many steps as a single run takes, on top of the joint
+ones. Several shells share the runs in runs/domains/; an interrupted one is resumed, a finished one
+is not repeated. Numbers go to benchmarks/results/domains.json.
 """
 
 import argparse
@@ -32,6 +34,9 @@ from words import Row, measure, without_masks
 SIDE = 128
 """Pixels of the short side at which every image is seen."""
 
+RANK = 8
+"""Of the adapters' updates of the attention."""
+
 ANSWERS = ("names", "no masks drawn")
 
 USUAL = (
@@ -43,9 +48,16 @@ USUAL = (
 
 
 def run_of(
-    data: Sequence[str], folder: Path, *, backbone: Path, steps: int, batch_size: int, seed: int
+    data: Sequence[str],
+    folder: Path,
+    *,
+    backbone: Path,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    lora_rank: int = 0,
 ) -> Run:
-    """The one configuration, on the data sets given."""
+    """The one configuration, on the data sets given; with a rank an adapter of the backbone."""
     default = earth_text()
     loop = replace(
         default.loop,
@@ -63,6 +75,7 @@ def run_of(
         backbone=str(backbone),
         loop=loop,
         augment=augment,
+        lora_rank=lora_rank,
         foreign=(),  # a word that is in no image of one set may be in another's
     )
     return Run(folder=folder, config=config)
@@ -146,6 +159,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--limit", type=int, default=None, help="images of each domain at most")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--adapters", action="store_true", help="of the joint models, too")
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
     every: list[str] = args.data
@@ -162,19 +176,38 @@ def main() -> None:
 
     joint = [run("joint", every, seed) for seed in range(args.seeds)]
     alone = [[run(kind(data), [data], seed) for data in every] for seed in range(args.seeds)]
+    adapted = [
+        [
+            run_of(
+                [data],
+                args.runs / "domains" / f"adapter-{kind(data)}-{seed}",
+                backbone=whole.folder,
+                steps=args.steps,
+                batch_size=args.batch_size,
+                seed=seed,
+                lora_rank=RANK,
+            )
+            for data in every
+        ]
+        for seed, whole in enumerate(joint)
+        if args.adapters
+    ]
     wanted = [*joint, *(one for several in alone for one in several)]
-    announce(wanted)
+    adapters = [one for several in adapted for one in several]
+    announce([*wanted, *adapters])
     finish(wanted)
+    finish(adapters)  # their bases are there now
     if args.train_only:
         return
     rows: dict[str, list[dict[str, Any]]] = {}
-    for whole, several in zip(joint, alone, strict=True):
-        together = TextSegmenter.from_pretrained(whole.folder)
-        apart = [TextSegmenter.from_pretrained(one.folder) for one in several]
-        for name, models in (("joint", [together] * len(every)), ("alone", apart)):
+    arms = {"joint": [[whole] * len(every) for whole in joint], "alone": alone}
+    if adapted:
+        arms["joint + an adapter each"] = adapted
+    for name, seeds in arms.items():
+        for runs in seeds:
             found = {
-                data: measured(model, data, limit=args.limit)
-                for model, data in zip(models, every, strict=True)
+                data: measured(TextSegmenter.from_pretrained(one.folder), data, limit=args.limit)
+                for one, data in zip(runs, every, strict=True)
             }
             for answer in ANSWERS:
                 sets = {kind(data): results[answer] for data, results in found.items()}

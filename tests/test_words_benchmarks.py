@@ -194,11 +194,13 @@ def test_domains_are_trained_together_and_alone(
     monkeypatch.setattr(bench, "vocabulary_of", lambda names: Vocabulary(class_names=names))
     monkeypatch.setattr(bench, "SIDE", 16)
     words = ["earth", "fields", "--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
-    words += ["--steps", "1", "--batch-size", "1", "--seeds", "1", "--limit", "2"]
+    words += ["--steps", "1", "--batch-size", "1", "--seeds", "1", "--limit", "2", "--adapters"]
+    pytest.importorskip("peft")
     monkeypatch.setattr(sys, "argv", ["domains.py", *words])
     bench.main()
     said = capsys.readouterr().out
-    assert "3 of 3 runs are missing: joint-0, earth-0, fields-0" in said
+    runs = "joint-0, earth-0, fields-0, adapter-earth-0, adapter-fields-0"
+    assert f"5 of 5 runs are missing: {runs}" in said
     assert "| | earth mIoU | fields mIoU | earth mean F1 | mean mIoU |" in said
     rows = json.loads((tmp_path / "domains.json").read_text())["rows"]
     assert list(rows) == [
@@ -206,6 +208,8 @@ def test_domains_are_trained_together_and_alone(
         "joint, no masks drawn",
         "alone, names",
         "alone, no masks drawn",
+        "joint + an adapter each, names",
+        "joint + an adapter each, no masks drawn",
     ]
     for (one,) in rows.values():
         assert one["mean"]["miou"] == pytest.approx(
@@ -216,6 +220,10 @@ def test_domains_are_trained_together_and_alone(
         ["earth", "fields"],
         2,
     )
+    adapter = tmp_path / "runs" / "domains" / "adapter-fields-0"
+    record = json.loads((adapter / "config.json").read_text())
+    assert record["base"] == str(tmp_path / "runs" / "domains" / "joint-0")
+    assert record["rank"] == 8
 
 
 def test_speed_counts_what_it_says(model: TextSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
