@@ -57,7 +57,7 @@ def test_every_problem_has_its_sentence(root: Path) -> None:
     expected = {
         "alone.png has no label of the same name",
         "orphan.png has no image of the same name",
-        "small.png is 1x1 but",
+        "small.png is 1x1 and",
         "wild.png needs ids from 0 to 1",
         "cut.png cannot be read as an image",
     }

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 import torch
@@ -14,9 +15,11 @@ from crispmask.data.catalog import (
     palette_for,
     shared_data,
 )
+from crispmask.data.check import check_folder
 from crispmask.data.earth import EARTH_CLASSES, EARTH_PALETTE
 from crispmask.data.folder import FolderDataset
 from crispmask.errors import InputError
+from crispmask.models.inputs import as_base_output, check_same_size
 from crispmask.shapes import IGNORE
 
 
@@ -80,6 +83,23 @@ def test_sizes_and_ids_are_checked_when_read(root: Path) -> None:
         dataset[0]
     with pytest.raises(InputError, match=r"b\.png needs ids from 0 to 2.*got 3 in 24 pixels"):
         dataset[1]
+
+
+def test_labels_are_those_of_the_photo_as_it_is_shown(root: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    photo = PIL.Image.fromarray(np.zeros((6, 4), np.uint8))  # shown: 4x6, as its label
+    photo.save(root / "images" / "a.jpg", exif=exif)
+    assert folder(root)[0].image.shape == (3, 4, 6)
+    grey(root / "labels" / "a.png", size=(6, 4))
+    with pytest.raises(InputError, match=r"4x6 and .* is 6x4 .*as viewers show it.*EXIF"):
+        folder(root)[0]
+    (problem,) = check_folder(root / "images", root / "labels").problems
+    assert "as viewers show it" in problem
+    with pytest.raises(InputError, match=r"4x6 and 1 of 6x4.*as viewers show it"):
+        check_same_size(
+            torch.rand(1, 3, 4, 6), as_base_output(np.zeros((6, 4), int), num_classes=2)
+        )
 
 
 def test_shared_data_follows_the_environment(

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 import torch
 
+from crispmask.data.decoded import read_colours, read_foreground
 from crispmask.data.sample import colorize, overlay, read_image, read_mask, write_mask
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
@@ -71,6 +73,51 @@ def test_one_pixel_is_an_image_and_a_mask(tmp_path: Path) -> None:
     path = save(np.array([[7]], np.uint8), tmp_path / "a.png")
     assert read_image(path).shape == (3, 1, 1)
     assert read_mask(path).tolist() == [[7]]
+
+
+def tagged(pixels: np.ndarray, path: Path, orientation: int) -> Path:
+    """A picture file that says how its pixels are to be turned."""
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    PIL.Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+TURNS = {  # what viewers make of stored pixels h w 3, by the tag's value (EXIF 2.32, section 4.6.4)
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_photos_are_turned_as_viewers_show_them(tmp_path: Path, orientation: int) -> None:
+    want = torch.from_numpy(TURNS[orientation](RGB).copy()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(read_image(tagged(RGB, tmp_path / "a.png", orientation)), want)
+    large = RGB.repeat(32, 0).repeat(32, 1)  # one colour in each block, for JPEG
+    photo = read_image(tagged(large, tmp_path / "a.jpg", orientation))
+    torch.testing.assert_close(photo[:, 16::32, 16::32], want, atol=0.02, rtol=0)
+
+
+def test_labels_are_never_turned(tmp_path: Path) -> None:
+    ids = RGB[..., 0] % 3
+    path = tagged(ids, tmp_path / "ids.png", 6)
+    assert read_mask(path).tolist() == ids.tolist()
+    colours = {(v, v, v): v for v in range(3)}
+    assert read_colours(path, colours).tolist() == ids.tolist()
+    bright = tagged(np.array([[0, 255, 255]], np.uint8), tmp_path / "bright.png", 8)
+    assert read_foreground(bright).tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize("junk", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0", b"no tags"])
+def test_a_damaged_orientation_counts_as_none(tmp_path: Path, junk: bytes) -> None:
+    PIL.Image.fromarray(RGB).save(tmp_path / "a.png", exif=junk)
+    assert read_image(tmp_path / "a.png").shape == (3, 2, 4)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_by_stem
+from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES, check_one_size, files_by_stem
 from crispmask.data.sample import read_image, read_mask
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
@@ -83,27 +83,23 @@ def check_folder(
     sizes: Counter[tuple[int, int]] = Counter()
     pixels: Counter[int] = Counter()
     for name in pictures:
+        image = None
         try:
-            size = tuple(read_image(pictures[name]).shape[1:])
+            image = read_image(pictures[name])
         except InputError as error:
             problems.append(str(error))
-            size = None
         if name not in masks:
             continue
         try:
             mask = read_mask(masks[name], None if class_names is None else len(class_names))
+            if image is not None:
+                check_one_size(image, mask, pictures[name], masks[name])
         except InputError as error:
             problems.append(str(error))
             continue
-        if size is None:
+        if image is None:
             continue
         h, w = mask.shape
-        if size != (h, w):
-            problems.append(
-                f"{pictures[name]} is {size[0]}x{size[1]} but {masks[name]} is {h}x{w} "
-                "(height x width); resize the label by nearest neighbour."
-            )
-            continue
         sizes[h, w] += 1
         ids, counts = torch.unique(mask, return_counts=True)
         pixels.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))

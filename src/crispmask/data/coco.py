@@ -7,6 +7,7 @@ from typing import Any
 
 from crispmask.data.drawing import Drawing, Patch, polygon, runs
 from crispmask.data.json_fields import as_label, as_points, is_number, member
+from crispmask.data.sample import turned
 from crispmask.errors import InputError
 
 PARTS = ("images", "annotations", "categories")
@@ -39,7 +40,8 @@ def annotations(
     if said != (h, w):
         raise InputError(
             f"{source} must be for the image as it is, {h}x{w} (height x width), but says "
-            f"{said[0]}x{said[1]}; annotate the image itself, or resize it back."
+            f"{said[0]}x{said[1]}; annotate the image itself, or resize it back"
+            f"{turned((h, w), said)}."
         )
     found = member(data, "annotations", list, source)
     if not found:

@@ -29,7 +29,7 @@ def read_colours(
     Raises:
         InputError: if the file cannot be read or has another colour.
     """
-    rgb = (read_image(path) * 255).round_().to(torch.int16)  # 3 h w
+    rgb = (read_image(path, upright=False) * 255).round_().to(torch.int16)  # 3 h w
     mask = torch.full(rgb.shape[1:], -1)
     for colour, label in colours.items():
         channels = zip(rgb, colour, strict=True)
@@ -50,7 +50,7 @@ def read_foreground(path: Path) -> Int64[Tensor, "h w"]:
     Raises:
         InputError: if the file cannot be read.
     """
-    return (read_image(path).mean(0) >= 0.5).long()
+    return (read_image(path, upright=False).mean(0) >= 0.5).long()
 
 
 class DecodedDataset(Dataset[Sample]):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crispmask.data.sample import Sample, read_image, read_mask
+from crispmask.data.sample import Sample, read_image, read_mask, turned
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
 
@@ -61,6 +61,10 @@ def check_one_size(
 ) -> None:
     """Check that an image and its mask can be laid over each other.
 
+    Sizes are those of the photo as it is shown, turned by its orientation tag, on which annotation
+    tools draw. A label for the pixels as they are stored is refused if it lies on its side, and
+    cannot be told from a right one if it stands on its head.
+
     Raises:
         InputError: if not, with the sizes and the files.
     """
@@ -68,7 +72,8 @@ def check_one_size(
         (h, w), (mh, mw) = image.shape[1:], mask.shape
         raise InputError(
             f"image and label need one size, but {path} is {h}x{w} and {label} is {mh}x{mw} "
-            "(height x width); resize the label by nearest neighbour."
+            "(height x width); resize the label by nearest neighbour"
+            f"{turned((h, w), (mh, mw))}."
         )
 
 

@@ -4,11 +4,13 @@ import os
 import struct
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -54,17 +56,24 @@ def _read(path: Path | str) -> PIL.Image.Image:
     return picture
 
 
-def read_image(path: Path | str) -> Float[Tensor, "3 h w"]:
-    """RGB in [0, 1] of a picture of any usual kind.
+def read_image(path: Path | str, *, upright: bool = True) -> Float[Tensor, "3 h w"]:
+    """RGB in [0, 1] of a picture of any usual kind, turned as viewers show it.
 
     Grey and palette pictures become RGB, an alpha channel is dropped, 16-bit grey is divided by
-    65535, and float pictures must already lie in [0, 1]. The orientation tag of cameras is not
-    applied, because label files do not carry it.
+    65535, and float pictures must already lie in [0, 1].
+
+    Args:
+        path: of the file.
+        upright: whether the orientation tag of cameras (EXIF) is followed; one that cannot be read
+            counts as none. Labels never are turned: they are drawn on the photo as it is shown.
 
     Raises:
         InputError: if the file is missing, damaged, or its values have no fixed range.
     """
     picture = _read(Path(path))
+    if upright:
+        with suppress(*_UNREADABLE):
+            PIL.ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode in _INTEGER_GREY:
         values = np.asarray(picture).astype(np.float32)
         if values.min() < 0 or values.max() > 65535:
@@ -88,6 +97,8 @@ def read_image(path: Path | str) -> Float[Tensor, "3 h w"]:
 def read_mask(path: Path | str, num_classes: int | None = None) -> Int64[Tensor, "h w"]:
     """Class ids of an 8- or 16-bit grey or a palette picture (its indices, not its colours).
 
+    Pixels are taken as they are stored, whatever orientation tag the file may carry.
+
     Raises:
         InputError: if the file is missing, damaged or in colour, or if an id is neither below
             `num_classes` nor `IGNORE`.
@@ -102,6 +113,16 @@ def read_mask(path: Path | str, num_classes: int | None = None) -> Int64[Tensor,
     if num_classes is not None:
         check_ids(mask, num_classes, source=str(path))
     return mask
+
+
+def turned(wanted: Sequence[int], got: Sequence[int]) -> str:
+    """What a message on two sizes (h w) adds if one is the other turned by a quarter; else ""."""
+    if tuple(wanted) == tuple(got) or tuple(wanted) != tuple(got)[::-1]:
+        return ""
+    return (
+        "; or, as height and width are exchanged, make it from the photo as viewers show it, for "
+        "photos are turned by their orientation tag (EXIF)"
+    )
 
 
 def check_ids(mask: Int64[Tensor, "..."], num_classes: int, *, source: str) -> None:

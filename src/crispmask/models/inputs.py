@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from crispmask.data.class_names import comparable
-from crispmask.data.sample import read_image, read_mask
+from crispmask.data.sample import read_image, read_mask, turned
 from crispmask.errors import InputError
 from crispmask.models.segmenters import BaseOutput, check_finite, finite_range
 
@@ -127,18 +127,25 @@ def in_order_of(base: Any, class_names: Sequence[str]) -> Any:
 
 
 def check_same_size(image: Tensor, base: BaseOutput) -> None:
-    """Raise `InputError` unless image and base output agree in batch, height and width."""
+    """Raise `InputError` unless image and base output agree in batch, height and width.
+
+    The image of a path is turned by its orientation tag (EXIF); so must the base's have been.
+    """
     want, got = image.shape, base.probs.shape
     if want[-2:] != got[-2:] or want[0] != got[0]:
         raise InputError(
             f"image and base output must agree in batch and size, got {want[0]} of "
             f"{want[-2]}x{want[-1]} and {got[0]} of {got[-2]}x{got[-1]}; "
-            "resize the base output (labels by nearest, scores bilinearly)."
+            "resize the base output (labels by nearest, scores bilinearly)"
+            f"{turned(want[-2:], got[-2:])}."
         )
 
 
 def as_image(image: Any) -> Float[Tensor, "b 3 h w"]:
     """A path, PIL image, h w 3 array (uint8 or [0, 1]) or tensor as a batch of RGB in [0, 1].
+
+    The photo of a path is turned by its orientation tag (EXIF), as `read_image` does; the pixels of
+    all else are taken as they are, so that an answer fits what was given.
 
     Raises:
         InputError: if it is none of these.
