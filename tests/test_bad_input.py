@@ -491,6 +491,14 @@ def test_evaluate_unknown_data(refuse: Refuse, tiny_models: Path, output: Path) 
             assert said in refuse(*command, tiny_models, data, *words)
 
 
+def test_a_device_that_is_not_here(refuse: Refuse, tiny_models: Path, output: Path) -> None:
+    said = "--device abacus cannot be used here ("
+    device = ("--device", "abacus")
+    for model in (tiny_models, tiny_models / "base"):  # with a refiner, and without
+        assert said in refuse("evaluate", model, "nowhere", "--output", output, *device)
+    assert said in refuse("calibrate", tiny_models, "nowhere", "--base", tiny_models, *device)
+
+
 def test_names_in_another_order(
     refuse: Refuse, tiny_models: Path, output: Path, tmp_path: Path
 ) -> None:

@@ -151,7 +151,7 @@ def test_refine_matches_folders_by_name(tiny_models: Path, scenes: Path, kind: s
 def test_evaluate_writes_the_report(
     tiny_models: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("evaluate", tiny_models, scenes, "--output", scenes / "report", "--json")
+    run("evaluate", tiny_models, scenes, "--output", scenes / "report", "--json", "--device", "cpu")
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     written = json.loads((scenes / "report" / "report.json").read_text())
     assert printed == written

@@ -47,6 +47,7 @@ def masks(tmp_path: Path) -> Path:
 
 def test_samples_are_those_of_the_model(model: Path, tmp_path: Path) -> None:
     words = ["--count", "5", "--size", "12", "20", "--num-inference-steps", "3", "--seed", "7"]
+    words += ["--device", "cpu"]
     assert main(["prior", "sample", str(model), "--output", str(tmp_path / "out"), *words]) == 0
     prior = MaskPrior.from_pretrained(model)
     expected = prior.sample(5, size=(12, 20), num_inference_steps=3, seed=7)
@@ -64,6 +65,7 @@ def test_samples_are_those_of_the_model(model: Path, tmp_path: Path) -> None:
 def test_holes_are_filled_and_the_rest_is_kept(model: Path, masks: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = ["--output", str(output), "--num-inference-steps", "3", "--seed", "7"]
+    words += ["--device", "cpu"]
     assert main(["prior", "complete", str(model), str(masks), *words]) == 0
     before = read_mask(masks / "holed.png")
     after = read_mask(output / "labels" / "holed.png", len(NAMES))
@@ -83,7 +85,7 @@ def test_regions_of_all_masks_in_one_order(
     model: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["prior", "regions", str(model), str(masks), "--output", str(tmp_path / "out")]
-    assert main([*words, "--seed", "7"]) == 0
+    assert main([*words, "--seed", "7", "--device", "cpu"]) == 0
     found = json.loads((tmp_path / "out" / "regions.json").read_text())
     bits = [region["bits"] for region in found]
     assert bits == sorted(bits, reverse=True)
@@ -114,6 +116,9 @@ def test_regions_of_all_masks_in_one_order(
         (("complete", "MODEL", "LOSSY"), "lossy.jpg; export it anew"),
         (("regions", "MODEL", "BAD"), "0 to 2"),
         (("complete", "MODEL", "BAD"), "0 to 2"),
+        (("sample", "MODEL", "--device", "abacus"), "--device abacus cannot be used here ("),
+        (("complete", "MODEL", "BAD", "--device", "abacus"), "--device abacus cannot"),
+        (("regions", "MODEL", "BAD", "--device", "abacus"), "--device abacus cannot"),
         (("guess",), "sample, complete and regions"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from crispmask.cli.device import on_device
 from crispmask.cli.evaluate import open_known
 from crispmask.errors import InputError
 from crispmask.evaluate import Answers, Calibration, calibrate
@@ -51,6 +52,7 @@ class CalibrateArguments:
         coverage: also fit label sets that hold the true label for this share of the pixels, such
             as 0.9, for `crispmask refine --label-sets`; without, those of before are removed, as
             the probabilities that they were fitted to change.
+        device: where the networks run: cpu, cuda, cuda:1, mps.
     """
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
@@ -58,6 +60,7 @@ class CalibrateArguments:
     base: str
     tolerance: float = 0.1
     coverage: float | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.tolerance < 0:
@@ -74,9 +77,9 @@ def run_calibration(args: CalibrateArguments) -> int:
             "bundled model to one first: MaskRefiner.from_pretrained(NAME).save_pretrained(DIR)."
         )
     folder = find_model(args.model.resolve(), part="refiner")  # never one that is bundled
-    refiner = MaskRefiner.from_pretrained(folder)
+    refiner = on_device(MaskRefiner.from_pretrained(folder), args.device)
     names = refiner.config.class_names
-    base = load_base(args.base, class_names=names)
+    base = on_device(load_base(args.base, class_names=names), args.device)
     data = open_known(args.data, names, split="val")
     answers = Answers(refiner=refiner, segmenter=base, dataset=data)
     found = calibrate(answers, tolerance=args.tolerance / 100, coverage=args.coverage)

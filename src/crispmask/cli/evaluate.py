@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from crispmask.cli.device import on_device
 from crispmask.cli.output import check_output
 from crispmask.data.class_names import common_names
 from crispmask.data.source import Split, open_data
@@ -38,6 +39,7 @@ class EvaluateArguments:
         output: folder to write to.
         json: print the whole report as one JSON object in the last line, all else on stderr.
         limit: images at most, spread evenly over the data set.
+        device: where the networks run: cpu, cuda, cuda:1, mps.
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -45,17 +47,18 @@ class EvaluateArguments:
     output: Path
     json: bool = False
     limit: int | None = None
+    device: str = "cpu"
 
 
 def run_evaluation(args: EvaluateArguments) -> int:
     """Evaluate and show the report."""
     check_output(args.output)
     folder = find_model(args.model)
-    refiners = seeds(folder, "refiner")
+    refiners = seeds(folder, "refiner", device=args.device)
     names = refiners[0].config.class_names if refiners else None
-    segmenter = load_base(folder, class_names=names)
+    segmenter = on_device(load_base(folder, class_names=names), args.device)
     dataset = open_known(args.data, segmenter.config.class_names)
-    controls = seeds(folder, "control")
+    controls = seeds(folder, "control", device=args.device)
     rows = refiner_rows(
         refiners,
         controls,
@@ -74,14 +77,14 @@ def run_evaluation(args: EvaluateArguments) -> int:
     return 0
 
 
-def seeds(folder: Path, part: str) -> list[MaskRefiner]:
+def seeds(folder: Path, part: str, *, device: str = "cpu") -> list[MaskRefiner]:
     """The models in PART/, PART-1/, PART-2/ and so on, in this order; all else is no seed."""
     found = [
         (int(match[1] or 0), path)
         for path in folder.iterdir()
         if path.is_dir() and (match := re.fullmatch(rf"{part}(?:-(\d+))?", path.name))
     ]
-    return [MaskRefiner.from_pretrained(path) for _, path in sorted(found)]
+    return [on_device(MaskRefiner.from_pretrained(path), device) for _, path in sorted(found)]
 
 
 def open_known(name: str, class_names: Sequence[str], *, split: Split = "test") -> LabelledImages:

@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from crispmask.cli.device import on_device
 from crispmask.cli.matching import expand
 from crispmask.cli.output import check_kept, check_output, write_labels, write_picture
 from crispmask.data.catalog import palette_for
@@ -46,6 +47,7 @@ class SampleArguments:
         size: height and width; by default a square of as many pixels as the prior was trained on.
         num_inference_steps: calls of the network, 1 to 1000; more is better.
         seed: of the noise; mask i depends on it and on i alone.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
     """
 
     model: Model
@@ -54,6 +56,7 @@ class SampleArguments:
     size: tuple[int, int] | None = None
     num_inference_steps: int = 50
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         timesteps(self.num_inference_steps)  # checks the number
@@ -79,6 +82,7 @@ class CompleteArguments:
         num_inference_steps: calls of the network, 1 to 1000; below ten little of what is known is
             seen.
         seed: of the noise; another one fills in something else.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
     """
 
     model: Model
@@ -86,6 +90,7 @@ class CompleteArguments:
     output: Path
     num_inference_steps: int = 50
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         timesteps(self.num_inference_steps)
@@ -106,6 +111,7 @@ class RegionsArguments:
         output: folder to write to.
         min_area: smallest region that is listed, in pixels.
         seed: of the noise.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
     """
 
     model: Model
@@ -113,12 +119,13 @@ class RegionsArguments:
     output: Path
     min_area: int = 1
     seed: int = 0
+    device: str = "cpu"
 
 
 def sample(args: SampleArguments) -> int:
     """Draw masks and write them."""
     check_output(args.output)
-    prior = MaskPrior.from_pretrained(args.model)
+    prior = on_device(MaskPrior.from_pretrained(args.model), args.device)
     masks = prior.sample(
         args.count,
         size=args.size,
@@ -136,7 +143,7 @@ def sample(args: SampleArguments) -> int:
 def complete(args: CompleteArguments) -> int:
     """Fill each mask and write it."""
     check_output(args.output)
-    prior = MaskPrior.from_pretrained(args.model)
+    prior = on_device(MaskPrior.from_pretrained(args.model), args.device)
     palette = palette_for(prior.config.class_names)
     given = dict(_read(args.masks, prior))
     parts = ("labels", "pictures")
@@ -155,7 +162,7 @@ def complete(args: CompleteArguments) -> int:
 def regions(args: RegionsArguments) -> int:
     """Rank the regions of all masks."""
     check_output(args.output)
-    prior = MaskPrior.from_pretrained(args.model)
+    prior = on_device(MaskPrior.from_pretrained(args.model), args.device)
     given = dict(_read(args.masks, prior))
     names = prior.config.class_names
     found: list[dict[str, Any]] = [
