@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crispmask.atomic import write_atomic
 from crispmask.data.earth import EarthDataset
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter
 from crispmask.provenance import provenance

@@ -7,8 +7,9 @@ from pathlib import Path
 import PIL.Image
 from filelock import FileLock
 
+from crispmask.atomic import unfinished
 from crispmask.data.catalog import CAMVID_CLASSES
-from crispmask.data.source import open_split
+from crispmask.data.source import Split, open_split
 from crispmask.errors import InputError
 
 
@@ -20,25 +21,9 @@ def half_camvid(target: Path) -> None:
     with FileLock(f"{target}.lock"):
         if target.exists():
             return
-        unfinished = target.with_name(f".{target.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for split in ("train", "val"):
-            whole = open_split("camvid", split)
-            for part in ("images", "labels"):
-                (unfinished / split / part).mkdir(parents=True)
-            for i in range(len(whole)):
-                sample = whole[i]
-                pixels = (255 * sample.image).round().byte().movedim(0, -1).numpy()
-                image = PIL.Image.fromarray(pixels)
-                half = (image.width // 2, image.height // 2)
-                image.resize(half, PIL.Image.Resampling.BOX).save(
-                    unfinished / split / "images" / f"{sample.name}.png"
-                )
-                labels = PIL.Image.fromarray(sample.mask.byte().numpy())
-                labels.resize(half, PIL.Image.Resampling.NEAREST).save(
-                    unfinished / split / "labels" / f"{sample.name}.png"
-                )
-        unfinished.rename(target)
+        with unfinished(target) as folder:
+            for split in ("train", "val"):
+                _write_half(split, folder / split)
 
 
 def half_base(source: Path, target: Path) -> None:
@@ -55,9 +40,23 @@ def half_base(source: Path, target: Path) -> None:
     with FileLock(f"{target}.lock"):
         if target.exists():
             return
-        unfinished = target.with_name(f".{target.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        shutil.copy(source / "model.safetensors", unfinished)
-        (unfinished / "config.json").write_text(json.dumps(config | {"scale": 1.0}), "utf-8")
-        unfinished.rename(target)
+        with unfinished(target) as folder:
+            folder.mkdir(parents=True)
+            shutil.copy(source / "model.safetensors", folder)
+            (folder / "config.json").write_text(json.dumps(config | {"scale": 1.0}), "utf-8")
+
+
+def _write_half(split: Split, folder: Path) -> None:
+    whole = open_split("camvid", split)
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for i in range(len(whole)):
+        sample = whole[i]
+        pixels = (255 * sample.image).round().byte().movedim(0, -1).numpy()
+        image = PIL.Image.fromarray(pixels)
+        half = (image.width // 2, image.height // 2)
+        image.resize(half, PIL.Image.Resampling.BOX).save(folder / "images" / f"{sample.name}.png")
+        labels = PIL.Image.fromarray(sample.mask.byte().numpy())
+        labels.resize(half, PIL.Image.Resampling.NEAREST).save(
+            folder / "labels" / f"{sample.name}.png"
+        )

@@ -9,7 +9,7 @@ import torch
 from bench_boundary import bench_boundary
 from bench_noise import bench_noise
 from bench_refiner import bench_refiner
-from crispmask.models.checkpoint import write_atomic
+from crispmask.atomic import write_atomic
 from crispmask.provenance import provenance
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.calibrate import CalibrateArguments, run_calibration
 from crispmask.data.source import open_split
 from crispmask.models.bases import load_base
-from crispmask.models.checkpoint import write_atomic
 from crispmask.recipes import (
     RECIPES,
     camvid_base_start,

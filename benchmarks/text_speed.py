@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # no public name so 
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size
 from crispmask.data.class_names import VOID_NAMES, class_list, class_lists
@@ -31,7 +32,6 @@ from crispmask.data.source import Split, open_split
 from crispmask.evaluate.images import LabelledImages
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
 from crispmask.evaluate.words import UnderNames
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.nn.heads import LightDecoder, LightDecoderConfig

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.asking import in_own_sentence
 from crispmask.cli.evaluate_words import image_size, table
 from crispmask.data.source import Split, open_split
@@ -39,7 +40,6 @@ from crispmask.evaluate.open_vocabulary import (
 )
 from crispmask.evaluate.words import measure_rows, vocabulary_of, word_rows
 from crispmask.models.bases import load_base
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import Segmenter
 from crispmask.models.text_inference import rank

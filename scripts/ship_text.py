@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ship_weights import bundled
 
+from crispmask.atomic import write_atomic
 from crispmask.data.source import open_split
-from crispmask.models.checkpoint import WEIGHTS, write_atomic
+from crispmask.models.checkpoint import WEIGHTS
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.train.batches import store
 from crispmask.train.queries import words_of

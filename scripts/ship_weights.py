@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from crispmask.models.checkpoint import WEIGHTS, write_atomic
+from crispmask.atomic import write_atomic
+from crispmask.models.checkpoint import WEIGHTS
 
 PARTS = {
     "base": "earth-base",

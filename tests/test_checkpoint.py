@@ -1,6 +1,5 @@
 """Model folders: what is saved loads to the same model, and what is damaged is refused."""
 
-import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import find_model, from_dict, write_atomic
+from crispmask.models.checkpoint import find_model, from_dict
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
@@ -96,36 +95,6 @@ def test_config_names_the_model_and_reads_as_json(folder: Path) -> None:
     data = json.loads((folder / "config.json").read_text())
     assert data["model"] == "MaskRefiner"
     assert data["network"]["widths"] == [8, 16]
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, "first")
-    reader = path.open()
-    write_atomic(path, b"second")
-    assert reader.read() == "first"  # whoever had it open is not disturbed
-    assert path.read_text() == "second"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("failing", ["write_bytes", "replace"])
-def test_a_file_that_cannot_be_written_leaves_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    write = Path.write_bytes
-
-    def fail(path: Path, data: Any) -> None:
-        if failing == "write_bytes":
-            write(path, data[:2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "file"
-    path.write_text("first")
-    monkeypatch.setattr(Path, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, "second")
-    assert path.read_text() == "first"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [SafetensorError("I/O error"), OSError("I/O error")], ids=repr)

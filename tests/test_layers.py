@@ -21,7 +21,7 @@ LAYERS = [  # top first; neighbours in a layer do not know each other
     ["report", "provenance", "predict"],
     ["models"],
     ["diffusion", "nn", "data", "metrics"],
-    ["shapes", "errors"],
+    ["shapes", "errors", "atomic"],
 ]
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")

@@ -9,13 +9,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.device import on_device
 from crispmask.cli.evaluate import open_known
 from crispmask.errors import InputError
 from crispmask.evaluate import Answers, Calibration, calibrate
 from crispmask.evaluate.calibration import SCORES
 from crispmask.models.bases import load_base
-from crispmask.models.checkpoint import find_model, write_atomic
+from crispmask.models.checkpoint import find_model
 from crispmask.models.refiner import MaskRefiner
 from crispmask.provenance import provenance
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.output import check_output
 from crispmask.data.class_names import comparable, first_difference
@@ -26,7 +27,6 @@ from crispmask.evaluate.open_vocabulary import (
     cross_domain,
 )
 from crispmask.evaluate.words import measure_rows, vocabulary_of, word_rows
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.text_question import TextSampling
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary

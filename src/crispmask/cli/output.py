@@ -1,6 +1,5 @@
 """Where results go: files appear complete or not at all, their folders made on the way."""
 
-import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +9,9 @@ import PIL.Image
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from crispmask.atomic import unfinished
 from crispmask.data.sample import write_mask
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import write_atomic
 
 
 def check_output(folder: Path) -> None:
@@ -42,9 +41,8 @@ def write_labels(mask: Int64[Tensor, "h w"], path: Path) -> None:
 def write_picture(pixels: UInt8[np.ndarray, "..."], path: Path) -> None:
     """Write grey (h w) or RGB (h w 3) values as a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    png = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(png, format="PNG")
-    write_atomic(path, png.getvalue())
+    with unfinished(path) as temporary:
+        PIL.Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def write_share(values: Float[Tensor, "h w"], path: Path) -> None:

@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.device import on_device
 from crispmask.cli.matching import expand
 from crispmask.cli.output import check_kept, check_output, write_labels, write_picture
@@ -22,7 +23,6 @@ from crispmask.data.folder import LABEL_SUFFIXES
 from crispmask.data.sample import Palette, colorize, read_mask
 from crispmask.diffusion.samplers import timesteps
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.prior import MaskPrior
 
 COLUMNS = 4

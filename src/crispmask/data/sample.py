@@ -1,8 +1,6 @@
 """One image with its mask, and the files that hold them."""
 
-import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from crispmask.atomic import unfinished
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
 
@@ -150,15 +149,8 @@ def write_mask(mask: Int64[Tensor, "h w"], path: Path | str) -> None:
     if low < 0 or high > 65535:
         raise InputError(f"a PNG holds ids from 0 to 65535, got {low} to {high}.")
     ids = mask.cpu().numpy().astype(np.uint8 if high < 256 else np.uint16)
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".png")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            PIL.Image.fromarray(ids).save(file, format="PNG")
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with unfinished(Path(path)) as temporary:
+        PIL.Image.fromarray(ids).save(temporary, format="PNG")
 
 
 def colorize(mask: Int64[Tensor, "h w"], palette: Palette) -> UInt8[np.ndarray, "h w 3"]:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crispmask.atomic import write_atomic
 from crispmask.data.class_names import seen_in
 from crispmask.errors import InputError
 from crispmask.evaluate.bootstrap import ClassCounts, blocks_of, gain
@@ -31,7 +32,6 @@ from crispmask.metrics.open_vocabulary import (
     VocabularyScores,
 )
 from crispmask.metrics.per_image import PerImage, PerImageScores
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.provenance import provenance
 from crispmask.report.results import Gain

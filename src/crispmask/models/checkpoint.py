@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from crispmask.atomic import unfinished, write_atomic
 from crispmask.errors import InputError
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -80,17 +80,6 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, int | float if hint is float else hint)
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, then give it its own; a failure leaves no trace."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class Pretrained(ModelHubMixin):
     """Save and load for modules that are built from one config dataclass.
 
@@ -114,18 +103,15 @@ class Pretrained(ModelHubMixin):
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        temporary = save_directory / f".model.safetensors.{os.getpid()}.tmp"
         state = {k: v.detach().cpu().contiguous() for k, v in _module(self).state_dict().items()}
         path = save_directory / "model.safetensors"
         try:
-            save_file(state, temporary, metadata={"format": "pt"})
-            temporary.replace(path)
+            with unfinished(path) as temporary:
+                save_file(state, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
             raise InputError(
                 f"{path} cannot be written ({error}); make room or choose another folder."
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         self.save_config(save_directory)
 
     def save_config(self, folder: Path) -> None:

@@ -1,16 +1,14 @@
 """Official DDPS checkpoints, SegFormer variants, as a base segmenter and a `MaskRefiner`."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from crispmask.atomic import unfinished, write_atomic
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.ddps_file import State, Weights, listed, read_checkpoint
 from crispmask.models.ddps_keys import (
     BASE_NAMES,
@@ -149,15 +147,11 @@ def _write(
     folder: Path, models: Mapping[str, SegformerBase | MaskRefiner], report: ConversionReport
 ) -> None:
     """The folder under a temporary name, which it loses when it is complete."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with unfinished(folder) as temporary:
         for part, model in models.items():
             model.save_pretrained(temporary / part)
             write_atomic(temporary / part / "README.md", _card(model, report))
         write_atomic(temporary / "conversion.json", json.dumps(report.to_json(), indent=1) + "\n")
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _card(model: SegformerBase | MaskRefiner, report: ConversionReport) -> str:

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from crispmask.atomic import write_atomic
 from crispmask.data.transforms import pad_to_multiple
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.mask_images import MaskImageCodec, QueryLogits, fill_unknown, masks_of
 from crispmask.shapes import Image, Mask
 

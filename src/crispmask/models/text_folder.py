@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from crispmask.atomic import beside
 from crispmask.errors import InputError
 from crispmask.models.checkpoint import WEIGHTS, from_dict
 from crispmask.models.diffusers_parts import diffusers_class, load_diffusers, read_json
@@ -68,8 +68,7 @@ def write_segmenter(
     without it the folder is no model.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with beside(folder) as temporary:
         temporary.mkdir()
         _write(temporary, config, parts, heads, half=half)
         if not folder.exists():
@@ -82,8 +81,6 @@ def write_segmenter(
             if old.is_dir():
                 shutil.rmtree(old)
             path.replace(old)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_segmenter(folder: Path) -> tuple[TextSegmenterConfig, TextParts]:

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import importlib.util
 import json
-import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.atomic import unfinished
 from crispmask.errors import InputError
 from crispmask.models.vocabulary import Vocabulary
 
@@ -334,10 +334,9 @@ def _kind(folder: Path) -> str:
 
 def _write(states: TextStates, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     values = {"tokens": states.tokens, "mask": states.mask, "pooled": states.pooled}
-    save_file({name: value.contiguous() for name, value in values.items()}, temporary)
-    temporary.replace(path)
+    with unfinished(path) as temporary:
+        save_file({name: value.contiguous() for name, value in values.items()}, temporary)
 
 
 def _collate(parts: Sequence[TextStates]) -> TextStates:

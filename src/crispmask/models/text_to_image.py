@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from crispmask.atomic import write_atomic
 from crispmask.diffusion.gaussian import (
     DenoiseLatents,
     Latents,
@@ -19,7 +20,6 @@ from crispmask.diffusion.gaussian import (
 )
 from crispmask.errors import InputError
 from crispmask.models.backbone import MINILM_ENTRY, Backbone, load_text_to_image
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.latents import LatentCodec
 from crispmask.models.text_states import TextStates
 from crispmask.shapes import Image

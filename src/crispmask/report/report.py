@@ -2,7 +2,6 @@
 
 import json
 import math
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from crispmask.atomic import unfinished
 from crispmask.report.results import (
     COLUMNS,
     Column,
@@ -156,22 +156,14 @@ class Report:
         """
         from crispmask.report.page import page  # pictures and a template: only when wanted
 
-        contents = {
-            folder / "report.json": json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n",
-            folder / "report.html": page(self),
-        }
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+        html = page(self)
         folder.mkdir(parents=True, exist_ok=True)
-        waiting = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}") for path in contents}
-        try:
-            for path, text in contents.items():
-                waiting[path].write_text(text, encoding="utf-8")
-            for path, temporary in waiting.items():
-                temporary.replace(path)
-        finally:
-            for temporary in waiting.values():
-                temporary.unlink(missing_ok=True)
-        written = tuple(contents)
-        return written[0], written[1]
+        paths = folder / "report.json", folder / "report.html"
+        with unfinished(paths[1]) as second, unfinished(paths[0]) as first:
+            first.write_text(text, encoding="utf-8")
+            second.write_text(html, encoding="utf-8")
+        return paths
 
 
 def _without_nan(value: Any) -> Any:

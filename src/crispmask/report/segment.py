@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from crispmask.atomic import write_atomic
 from crispmask.data.catalog import CAMVID_CLASSES, CAMVID_PALETTE, palette_for
 from crispmask.data.earth import EARTH_CLASSES, EARTH_PALETTE
 from crispmask.data.sample import Palette
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.report.page import css

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from crispmask.atomic import write_atomic
 from crispmask.data.regions import Box
-from crispmask.models.checkpoint import write_atomic
 from crispmask.report.page import css
 from crispmask.report.pictures import HEAT, UNKNOWN_COLOUR, data_uri, heat_picture, labels_picture
 

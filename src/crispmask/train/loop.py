@@ -25,8 +25,8 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from crispmask.atomic import write_atomic
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import write_atomic
 from crispmask.train.ahead import draw_ahead
 from crispmask.train.checkpoint import finish_swap, load_checkpoint, save_checkpoint
 from crispmask.train.loop_config import LoopConfig

@@ -11,11 +11,11 @@ from accelerate import PartialState
 from rich.console import Console
 from torch import nn
 
+from crispmask.atomic import write_atomic
 from crispmask.data.source import open_split
 from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import Base, load_base
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput
 from crispmask.provenance import provenance
