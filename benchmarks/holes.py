@@ -32,7 +32,8 @@ from crispmask.data.catalog import palette_for
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample, overlay
 from crispmask.data.source import Split, open_split
-from crispmask.data.transforms import GREY, majority_filter
+from crispmask.data.transforms import GREY
+from crispmask.data.votes import majority_filter
 from crispmask.evaluate import LabelledImages, Row, evaluate
 from crispmask.evaluate.changed import Changed
 from crispmask.evaluate.images import evenly_spread

@@ -15,7 +15,6 @@ from crispmask.data.transforms import (
     augment,
     block_mean,
     dominant_share,
-    majority_filter,
     pad_to_multiple,
     resize_labels,
     resize_short_side,
@@ -239,28 +238,6 @@ def test_padding_repeats_the_edge_and_can_be_cut(h: int, w: int, multiple: int) 
 def test_block_means_are_average_pooling(size: int) -> None:
     x = torch.rand(2, 3, 8, 12, generator=rng())
     torch.testing.assert_close(block_mean(x, size), torch.nn.functional.avg_pool2d(x, size))
-
-
-def test_the_majority_filter_counts_votes() -> None:
-    """Against a loop over windows."""
-    mask = torch.randint(4, (1, 9, 11), generator=rng())
-    mask[mask == 3] = IGNORE
-    got = majority_filter(mask, 5, num_classes=3)
-    for y in range(9):
-        for x in range(11):
-            window = mask[0, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].flatten().tolist()
-            votes = [window.count(k) for k in range(3)]
-            own, winner = int(mask[0, y, x]), int(got[0, y, x])
-            assert votes[winner] == max(votes)
-            if own != IGNORE and votes[own] == max(votes):
-                assert winner == own
-
-
-def test_the_majority_filter_keeps_what_nobody_knows() -> None:
-    unknown = torch.full((1, 4, 4), IGNORE)
-    assert torch.equal(majority_filter(unknown, 3, num_classes=2), unknown)
-    with pytest.raises(InputError, match="must be odd, got 4"):
-        majority_filter(unknown, 4, num_classes=2)
 
 
 def test_small_maps_follow_the_images() -> None:

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crispmask.data.votes import majority_filter
 from crispmask.evaluate import refiner_rows
 from crispmask.evaluate.bootstrap import ClassCounts, gain
 from crispmask.evaluate.examples import choose
-from crispmask.evaluate.rows import vote_share
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import BaseOutput
@@ -118,11 +118,12 @@ def test_flip_averages_the_base_with_its_mirrored_answer() -> None:
     )
 
 
-def test_majority_vote_counts_the_window_inside_the_image() -> None:
-    mask = torch.randint(3, (1, 7, 6), generator=torch.Generator().manual_seed(0))
-    got = vote_share(mask, 3)
-    for y in range(7):
-        for x in range(6):
-            window = mask[0, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].flatten()
-            want = torch.bincount(window, minlength=3) / len(window)
-            torch.testing.assert_close(got[0, :, y, x], want)
+def test_the_filter_of_the_table_is_the_one_of_masks() -> None:
+    """Ties included: in a window of four pixels there are many."""
+    labels = torch.randint(3, (1, 6, 2), generator=torch.Generator().manual_seed(0))
+    base = BaseOutput.from_labels(labels, num_classes=3)
+    rows = refiner_rows([tiny_refiner(0)], [], flip_segmenter=segmenter, num_classes=3)
+    row = next(row for row in rows if row.name == "5x5 majority filter")
+    got = row.predictors[0](torch.zeros(1, 3, 6, 2), base, "name")
+    torch.testing.assert_close(got.sum(1), torch.ones(1, 6, 2))
+    assert torch.equal(got.argmax(1), majority_filter(labels, 5, num_classes=3))

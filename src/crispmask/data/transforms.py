@@ -265,19 +265,3 @@ def block_mean(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h2 
     for i in range(1, size):
         total = total + rows[..., i::size]
     return total / size**2
-
-
-def majority_filter(mask: Mask, size: int = 5, *, num_classes: int) -> Mask:
-    """Each pixel's most frequent class in its ``size x size`` window.
-
-    Unknown pixels have no vote and take the class of their window if it has one. A pixel's own
-    class wins a tie.
-    """
-    if size % 2 == 0:
-        raise InputError(f"the window of a majority filter must be odd, got {size}.")
-    known = mask != IGNORE
-    votes = F.one_hot(mask.where(known, 0), num_classes).movedim(-1, 1)  # b k h w
-    votes = (votes * known[:, None]).float()
-    total = F.avg_pool2d(votes, size, stride=1, padding=size // 2, divisor_override=1)
-    winner = (total + 0.5 * votes).argmax(1)
-    return winner.where(total.sum(1) > 0, IGNORE)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
-
+from crispmask.data.votes import vote_share
 from crispmask.errors import InputError
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput, Segmenter
-from crispmask.shapes import Image, Mask, Probs
+from crispmask.shapes import Image, Probs
 
 Predictor = Callable[[Image, BaseOutput, str], Probs]
 """From one image, what the base says of it and its name to probabilities, all of batch size 1."""
@@ -70,7 +69,7 @@ def refiner_rows(
         return (base.probs + flip_segmenter(image.flip(-1)).probs.flip(-1)) / 2
 
     def majority(image: Image, base: BaseOutput, name: str) -> Probs:
-        return vote_share(base.probs.argmax(1), num_classes)
+        return vote_share(base.probs.argmax(1), num_classes=num_classes)
 
     rows = [
         Row(name="base", predictors=(lambda image, base, name: base.probs,)),
@@ -92,15 +91,6 @@ def refiner_rows(
             )
         )
     return rows
-
-
-def vote_share(mask: Mask, num_classes: int, *, size: int = 5) -> Probs:
-    """Share of each class in the window around a pixel, cut at the image's edge.
-
-    Its argmax is the majority filter, a tie going to the lower id.
-    """
-    votes = F.one_hot(mask, num_classes).movedim(-1, 1).float()  # b k h w
-    return F.avg_pool2d(votes, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
 def _predictors(refiners: Sequence[MaskRefiner], *, calls: int) -> tuple[Predictor, ...]:
