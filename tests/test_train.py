@@ -336,9 +336,25 @@ def test_resume_after_a_kill_in_mid_write(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     fit(tiny_task(), replace(config, save_every=1), tmp_path, resume=False)
     whole = path.read_text()
-    path.write_text(whole + '{"step": 3, "lo')
-    fit(tiny_task(), config, tmp_path, resume=True)
-    assert path.read_text() == whole
+    for half in (b'{"step": 3, "lo', b"\0\0\0", b"\xff"):
+        path.write_bytes(whole.encode() + half)
+        fit(tiny_task(), config, tmp_path, resume=True)
+        assert path.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"step": 1, "lo', b"", b"\xff", b"[]", b'{"loss": 1.0}', b'{"step": null}']
+)
+def test_a_damaged_line_amid_the_log_is_named(tmp_path: Path, damage: bytes) -> None:
+    config = loop(steps=3)
+    path = tmp_path / "log.jsonl"
+    fit(tiny_task(), replace(config, save_every=1), tmp_path, resume=False)
+    first, _, last = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join((first, damage, last)) + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"cannot resume: line 2 of .*log\.jsonl is damaged \("):
+        fit(tiny_task(), config, tmp_path, resume=True)
+    assert path.read_bytes() == before
 
 
 # what is refused

@@ -1,4 +1,4 @@
-"""The state of a run on disk: model, average and optimizer as tensors, swapped in as a whole."""
+"""The state of a run on disk: its log; model, average and optimizer, swapped in as a whole."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from crispmask.atomic import write_atomic
 from crispmask.errors import InputError
 
 
@@ -65,6 +66,29 @@ def finish_swap(folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old")
     if not folder.exists() and old.exists():
         old.replace(folder)
+
+
+def keep_steps(log: Path, steps: int) -> None:
+    """Forget what the log says of steps after the checkpoint, and a last line half written.
+
+    Raises:
+        InputError: if another line is no record of a step.
+    """
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            step = int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # the run was killed while it wrote
+                break
+            raise InputError(
+                f"cannot resume: line {number} of {log} is damaged ({error}); restore the file, or "
+                "remove the line if its record may be lost."
+            ) from error
+        if step < steps:
+            kept.append(line)
+    write_atomic(log, b"".join(line + b"\n" for line in kept))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -25,10 +25,9 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from crispmask.atomic import write_atomic
 from crispmask.errors import InputError
 from crispmask.train.ahead import draw_ahead
-from crispmask.train.checkpoint import finish_swap, load_checkpoint, save_checkpoint
+from crispmask.train.checkpoint import finish_swap, keep_steps, load_checkpoint, save_checkpoint
 from crispmask.train.loop_config import LoopConfig
 
 LOWEST_RATE = 1e-6
@@ -90,7 +89,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
     main process alone.
 
     Raises:
-        InputError: if ``resume`` finds no checkpoint, or one of another model.
+        InputError: if ``resume`` finds no checkpoint, one of another model, or a damaged log.
     """
     if config.track and find_spec("tensorboard") is None:
         raise InputError("loop.track needs TensorBoard: pip install 'crispmask[tensorboard]'.")
@@ -116,7 +115,7 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
         accelerator.wait_for_everyone()
         start = load_checkpoint(output / "checkpoint", model, average, optimizer)
     if accelerator.is_main_process:
-        _keep_steps(log, start)
+        keep_steps(log, start)
     seeds = [
         (config.seed * 1_000_003 + step) * 65_537 + accelerator.process_index
         for step in range(start, config.steps)
@@ -212,17 +211,6 @@ def _groups(
 
 def _bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
-def _keep_steps(log: Path, steps: int) -> None:
-    """Forget what the log says of steps after the checkpoint, and a line half written."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    try:
-        json.loads(lines[-1] if lines else "{}")
-    except ValueError:  # the run was killed while it wrote
-        lines.pop()
-    kept = [line for line in lines if json.loads(line)["step"] < steps]
-    write_atomic(log, "".join(f"{line}\n" for line in kept))
 
 
 def _progress(*, shown: bool) -> Progress:
