@@ -218,7 +218,7 @@ def other_latents(folder: Path) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (shutil.rmtree, "nothing is downloaded"),
+    "no folder": (shutil.rmtree, "--local-dir"),
     "no index": (lambda f: (f / "model_index.json").unlink(), "model_index.json cannot be read"),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "incomplete vae;"),
     "no unet": (lambda f: shutil.rmtree(f / "unet"), "incomplete unet;"),

@@ -12,10 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from crispmask.errors import InputError
+from crispmask.models.backbone import load_backbone
+from crispmask.models.bases import from_transformers, load_base
 from crispmask.models.checkpoint import find_model, from_dict
+from crispmask.models.prior import MaskPrior
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import RefinerConfig, condition_channels
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
+from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
 
@@ -271,6 +275,29 @@ def test_weights_that_do_not_fit(
 def test_no_such_model(name: str) -> None:
     with pytest.raises(InputError, match=f"no model called {name!r}" if name else "config.json"):
         MaskRefiner.from_pretrained(name)
+
+
+LOADERS: list[Callable[[str], object]] = [
+    MaskRefiner.from_pretrained,
+    MaskPrior.from_pretrained,
+    load_base,
+    from_transformers,
+    TextSegmenter.from_pretrained,
+    load_backbone,
+]
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=lambda load: load.__qualname__)
+def test_a_hub_id_that_is_no_folder_is_told_how_to_become_one(
+    load: Callable[[str], object],
+) -> None:
+    pytest.importorskip("transformers")
+    said = r"^no model called 'nobody/no-such-model': it is (no folder|neither a folder nor .*); "
+    said += r"models are loaded from folders.*: hf download nobody/no-such-model --local-dir FOLDER"
+    with pytest.raises(InputError, match=said):
+        load("nobody/no-such-model")
+    with pytest.raises(InputError, match="hf download OWNER/NAME --local-dir FOLDER"):
+        load("no such model")
 
 
 def test_a_file_is_no_model(folder: Path) -> None:

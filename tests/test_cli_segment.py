@@ -177,7 +177,7 @@ def test_too_many_words(refuse: Refuse, tmp_path: Path) -> None:
 
 def test_models_that_are_none(refuse: Refuse, tiny_models: Path, tmp_path: Path) -> None:
     image = picture(tmp_path / "a.png")
-    assert "no text segmenter called 'nothing'" in refuse(image, WORDS, model="nothing")
+    assert "no model called 'nothing'" in refuse(image, WORDS, model="nothing")
     other = refuse(image, WORDS, model=tiny_models / "refiner")
     assert "holds a MaskRefiner, needed is a TextSegmenter" in other
     backbone = write_backbone(tmp_path / "sd", "sd1")

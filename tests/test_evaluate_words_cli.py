@@ -242,7 +242,7 @@ def test_a_list_in_another_order_than_its_reader() -> None:
 
 
 def test_models_that_are_none(refuse: Refuse, data: Path, tiny_models: Path) -> None:
-    assert "no text segmenter called" in refuse(data, model="nothing")
+    assert "no model called" in refuse(data, model="nothing")
     assert "needed is a TextSegmenter" in refuse(data, model=tiny_models / "base")
 
 

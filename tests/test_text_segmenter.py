@@ -245,7 +245,7 @@ def other_vae(folder: Path) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (shutil.rmtree, "nothing is downloaded"),
+    "no folder": (shutil.rmtree, "--local-dir"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
     "another model": (
         lambda f: edit(f / "config.json", model="MaskRefiner"),

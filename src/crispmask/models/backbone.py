@@ -8,6 +8,7 @@ from torch import nn
 
 from crispmask.diffusion.gaussian import Scheduler, mask_scheduler
 from crispmask.errors import InputError
+from crispmask.models.checkpoint import no_model
 from crispmask.models.diffusers_parts import (
     diffusers_class,
     load_diffusers,
@@ -130,10 +131,7 @@ def _load_words(
 def _check_parts(folder: Path) -> tuple[str, bool]:
     """The class of the pipeline and whether it needs MiniLM, if all its parts are there."""
     if not folder.is_dir():
-        raise InputError(
-            f"a backbone is a folder as diffusers saves it, but {folder} is none; nothing is "
-            "downloaded, so give the path of a copy."
-        )
+        raise InputError(no_model(folder))
     index = read_json(folder / "model_index.json")
     pipeline = str(index.get("_class_name", ""))
     extra = [part for part in ("text_encoder_2", "transformer") if part in index]

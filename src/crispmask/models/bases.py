@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import find_model
+from crispmask.models.checkpoint import find_model, no_model
 from crispmask.models.segformer import SegformerBase, SegformerBaseConfig
 from crispmask.models.segmenters import FPNSegmenter
 
@@ -84,6 +84,8 @@ def from_transformers(
             f"{folder} holds its weights as a pickle (.bin), which can run code; load it with "
             "transformers where you trust it, and save_pretrained writes model.safetensors."
         )
+    if not Path(folder).is_dir():
+        raise InputError(no_model(folder))
     kind: Any = SegformerForSemanticSegmentation
     try:
         theirs, loading = kind.from_pretrained(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,6 +162,16 @@ def _module(model: Pretrained) -> nn.Module:
     return typing.cast(nn.Module, model)
 
 
+def no_model(name: str | Path, bundled: Sequence[str] = ()) -> str:
+    """The sentence for a name that is no folder, which says how to get one."""
+    hub_id = str(name) if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)) else "OWNER/NAME"
+    neither = f"neither a folder nor bundled ({', '.join(bundled)})" if bundled else "no folder"
+    return (
+        f"no model called {str(name)!r}: it is {neither}; models are loaded from folders, so check "
+        f"the path, or get one from the hub: hf download {hub_id} --local-dir FOLDER."
+    )
+
+
 def find_model(name: str | Path, *, part: str = "") -> Path:
     """The folder of a model: bundled name, path, or a hub id which is then downloaded.
 
@@ -176,10 +187,7 @@ def find_model(name: str | Path, *, part: str = "") -> Path:
         try:
             folder = Path(snapshot_download(str(name), allow_patterns=list(FILES)))
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-            raise InputError(
-                f"no model called {str(name)!r}: it is neither bundled ({', '.join(known)}), nor a "
-                "folder, nor a hub id that can be reached; check the spelling."
-            ) from error
+            raise InputError(no_model(name, known)) from error
     if part and not (folder / "config.json").exists() and (folder / part).is_dir():
         return folder / part
     return folder

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crispmask.atomic import beside
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import WEIGHTS, from_dict
+from crispmask.models.checkpoint import WEIGHTS, from_dict, no_model
 from crispmask.models.diffusers_parts import diffusers_class, load_diffusers, read_json
 from crispmask.models.latent_unet import load_unet
 from crispmask.models.text_config import TextSegmenterConfig
@@ -36,11 +36,7 @@ def find_segmenter(name: str | Path) -> Path:
     """
     bundled, folder = _bundled(), _place(name)
     if not folder.is_dir():
-        known = f"bundled ({', '.join(bundled)})" if bundled else "bundled"
-        raise InputError(
-            f"no text segmenter called {str(name)!r}: it is neither {known} nor a folder; nothing "
-            "is downloaded, so give the path of a copy."
-        )
+        raise InputError(no_model(name, bundled))
     return folder
 
 
