@@ -24,6 +24,7 @@ from crispmask.data.transforms import AugmentConfig
 from crispmask.diffusion.gaussian import check_scheduler, mask_scheduler
 from crispmask.errors import InputError
 from crispmask.models.backbone import load_backbone, load_text_to_image
+from crispmask.models.latents import LatentCodec
 from crispmask.models.text_states import MINILM, QueryEncoder
 from crispmask.models.text_to_image import captioned, generate
 from crispmask.shapes import IGNORE
@@ -35,6 +36,9 @@ from tiny_latents import TEXT_WIDTH, loop, write_minilm, write_shapes
 CROP = AugmentConfig(
     crop=(16, 16), scale=(1.0, 1.2), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
 )
+
+
+UNET = Path("unet", "diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,6 +107,20 @@ def test_a_run_learns_and_leaves_its_record(trained: Path) -> None:
     assert record["caption_gain"] == pytest.approx(gain)
     assert "pipeline_tag: text-to-image" in (trained / "README.md").read_text()
     assert f"| caption_gain | {record['caption_gain']:.4f} |" in (trained / "README.md").read_text()
+
+
+def test_latents_of_a_data_set_are_kept_on_disk(
+    data: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = config(data, vae, steps=3)
+    cached = replace(plain, cache=str(tmp_path / "cache"))
+    first = train(cached, tmp_path / "first")
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 8 * 4 + 4
+    want = load_file(train(plain, tmp_path / "plain") / UNET)
+    torch.testing.assert_close(load_file(first / UNET), want)
+    monkeypatch.delattr(LatentCodec, "_encode")  # nothing is encoded again
+    again = load_file(train(cached, tmp_path / "again") / UNET)
+    torch.testing.assert_close(again, load_file(first / UNET), rtol=0, atol=0)
 
 
 def test_a_resumed_run_is_the_same(

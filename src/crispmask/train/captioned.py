@@ -1,6 +1,6 @@
 """Crops as latents with captions made from their masks, drawn before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crispmask.data.captions import caption
 from crispmask.data.transforms import AugmentConfig, augment
-from crispmask.models.latents import LatentCodec
+from crispmask.models.latents import Picture, VaeLatents
 from crispmask.models.text_states import QueryEncoder, TextStates
 from crispmask.train.batches import StoredImages, progress_of
 
@@ -40,7 +40,7 @@ class CaptionBatch:
 def captioned_crops(
     data: StoredImages,
     augmentation: AugmentConfig,
-    codec: LatentCodec,
+    encode: Callable[[Picture], VaeLatents],
     class_names: Sequence[str],
     *,
     kinds: Sequence[str],
@@ -49,9 +49,8 @@ def captioned_crops(
 ) -> CaptionedCrops:
     """Random crops of each image through the VAE, each with a caption of what it shows.
 
-    Those of an image depend on the seed and its place alone.
+    Those of an image depend on the seed and its place alone, so a cache knows them again.
     """
-    device = next(codec.vae.parameters()).device
     latents, captions = [], []
     for i in progress_of(range(len(data)), "encoding crops"):
         item, rng = data[i], np.random.default_rng([seed, i])
@@ -63,7 +62,7 @@ def captioned_crops(
             augmentation,
             generator=generator,
         )
-        latents.append(codec.encode(2 * images.to(device) - 1).cpu())
+        latents.append(encode(2 * images - 1))
         captions += [caption(mask, class_names, kinds=kinds, rng=rng) for mask in masks]
     return CaptionedCrops(torch.cat(latents), tuple(captions))
 

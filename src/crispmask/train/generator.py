@@ -21,7 +21,7 @@ from crispmask.diffusion.gaussian import (
 )
 from crispmask.errors import InputError
 from crispmask.models.diffusers_parts import diffusers_class, load_diffusers
-from crispmask.models.latents import LatentCodec
+from crispmask.models.latents import LatentCache, LatentCodec
 from crispmask.models.text_states import QueryEncoder
 from crispmask.models.text_to_image import captioned, save_minilm_model
 from crispmask.shapes import IGNORE
@@ -87,6 +87,7 @@ def generator_task(config: GeneratorConfig) -> tuple[Task, dict[str, Any]]:
     """
     train_set, val_set = open_split(config.data, "train"), open_split(config.data, "val")
     codec = LatentCodec(load_vae(Path(config.vae))).to(PartialState().device)
+    encode = codec.encode if config.cache is None else LatentCache(codec, config.cache)
     words = QueryEncoder.minilm()
     unet = new_unet(config, codec, text_width=words.width)
     scheduler = mask_scheduler(SCHEDULE)
@@ -94,7 +95,7 @@ def generator_task(config: GeneratorConfig) -> tuple[Task, dict[str, Any]]:
 
     def crops_of(data: StoredImages, count: int) -> CaptionedCrops:
         return captioned_crops(
-            data, config.augment, codec, names, kinds=kinds, crops=count, seed=config.loop.seed
+            data, config.augment, encode, names, kinds=kinds, crops=count, seed=config.loop.seed
         )
 
     stored = store(train_set)

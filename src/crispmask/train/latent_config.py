@@ -79,6 +79,8 @@ class GeneratorConfig:
         depth: residual blocks per level on the way down; one more on the way up.
         heads: of the attention.
         drop_caption: share of the crops whose caption is replaced by the empty one.
+        cache: folder that keeps the latents of crops, so that a run that is resumed, or another of
+            the same data, VAE, crops and seed, need not encode them again.
     """
 
     data: str
@@ -90,6 +92,7 @@ class GeneratorConfig:
     depth: int = 1
     heads: int = 4
     drop_caption: float = 0.1
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         if not self.widths or any(w < 1 or w % UNET_GROUPS for w in self.widths):
