@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from crispmask.atomic import write_atomic
 from crispmask.errors import InputError
-from crispmask.models.checkpoint import from_dict, write_atomic
+from crispmask.models.checkpoint import from_dict
 from crispmask.models.diffusers_parts import read_json
 from crispmask.models.text_config import TextSegmenterConfig
 from crispmask.models.text_folder import CONFIG, HEADS, find_segmenter, read_tensors
