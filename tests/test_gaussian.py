@@ -155,6 +155,29 @@ def test_calls_are_counted_exactly_and_happen_at_the_steps(calls: int) -> None:
     assert seen[-1] == round(1000 / calls) - 1
 
 
+@pytest.mark.parametrize("strength", [0.001, 0.0123, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("calls", [1, 2, 7, 300])
+def test_below_strength_one_as_many_calls_share_less_time(calls: int, strength: float) -> None:
+    made, seen, total = scheduler(), [], round(1000 * strength)
+
+    def denoise(x_t: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        seen.append(int(step[0]))
+        return x_t
+
+    def sample() -> None:
+        sample_latents(denoise, made, latents(0), num_inference_steps=calls, strength=strength)
+
+    if calls > total:
+        with pytest.raises(InputError, match=f"1 to {total}, got {calls}.*leaves {total} of 1000"):
+            sample()
+        return
+    sample()
+    assert seen == inference_steps(made, calls, strength=strength)
+    assert len(set(seen)) == calls
+    assert seen == sorted(seen, reverse=True)
+    assert (seen[0], seen[-1]) == (total - 1, round(total / calls) - 1)
+
+
 @pytest.mark.parametrize("calls", [1, 3, 7])
 def test_a_perfect_network_gives_the_clean_latent_after_any_number_of_calls(calls: int) -> None:
     made, x_0 = scheduler(), latents(0)

@@ -1,10 +1,9 @@
 """How a text segmenter answers: against a slow version, call by call, and what it refuses."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_views import blended, scene
 from crispmask.models.vocabulary import Rivals, Threshold, Vocabulary
-from tiny_text import image_file, tiny_segmenter
+from tiny_text import Spy, image_file, picture, tiny_segmenter, unweighted, watched
 
 WORDS = ("cat", "dog", "bird", "cow", "fish")
 PLAIN = ("{}",)
@@ -42,45 +41,6 @@ def model() -> TextSegmenter:
 def noisy() -> TextSegmenter:
     """Starts from noise and was trained with dropped prompts."""
     return tiny_segmenter(start="noise", guided=True)
-
-
-def picture(h: int = 18, w: int = 14, *, seed: int = 0) -> Tensor:
-    return torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(seed))
-
-
-@dataclass
-class Spy:
-    """What went through the U-Net: inputs and texts of each call."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    texts: list[Tensor] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        return sum(len(x) for x in self.inputs)
-
-
-@contextmanager
-def watched(model: TextSegmenter) -> Iterator[Spy]:
-    spy = Spy()
-
-    def look(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        spy.inputs.append(args[0].clone())
-        spy.texts.append(options["encoder_hidden_states"].clone())
-
-    handle = model.unet.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield spy
-    finally:
-        handle.remove()
-
-
-def unweighted(model: TextSegmenter, **changes: Any) -> TextSegmenter:
-    """The same networks; what the ranking adds to the scores is left out."""
-    other: TextSegmenter = model.__class__.__new__(model.__class__)
-    other.__dict__ = {**model.__dict__}
-    other.config = replace(model.config, align_weight=0.0, presence_weight=0.0, **changes)
-    return other
 
 
 @torch.no_grad()

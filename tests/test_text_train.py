@@ -33,7 +33,7 @@ from crispmask.train.lora import add_lora
 from crispmask.train.queries import NO_WORD, TextBatch, words_of
 from crispmask.train.text import Source, short_names, text_task
 from crispmask.train.text_model import new_text_segmenter
-from crispmask.train.text_objective import TextObjective, dice_of_present, mask_latents
+from crispmask.train.text_objective import TextObjective, dice_of_present
 from crispmask.train.text_scores import word_maps
 from text_runs import AUGMENT, NAMES, log, stopping_at, text_config, write_data
 
@@ -248,7 +248,7 @@ def test_one_step_learns_minus_the_mask(
     z_image = model.look(batch.images)
     crops, words = batch.asked.nonzero().unbind(1)
     truth = batch.filled[crops] == objective.table.ids[0, words][:, None, None]
-    z_0 = mask_latents(model, truth[:, None], batch.images[crops])
+    z_0 = model.mask_latents(truth[:, None], batch.images[crops])
     slow = model.codec.encode((2 * truth.float() - 1)[:, None].expand(-1, 3, -1, -1))
     torch.testing.assert_close(z_0, slow)  # absent words share a picture
     call, seen = model.call, []

@@ -1,9 +1,13 @@
 """Text segmenters of random weights at tiny width: 8 channels, sentences of single letters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backbone_layouts import tiny_scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 from crispmask.diffusion.gaussian import mask_scheduler
@@ -66,3 +70,44 @@ def image_file(folder: Path, size: tuple[int, int] = (32, 24)) -> Path:
     path = folder / "image.png"
     Image.fromarray(pixels.numpy()).save(path)
     return path
+
+
+def picture(h: int = 18, w: int = 14, *, seed: int = 0) -> Tensor:
+    return torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass
+class Spy:
+    """What went through the U-Net: inputs, steps and texts of each call."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    texts: list[Tensor] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(len(x) for x in self.inputs)
+
+
+@contextmanager
+def watched(model: TextSegmenter) -> Iterator[Spy]:
+    spy = Spy()
+
+    def look(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        spy.inputs.append(args[0].clone())
+        spy.steps.append(int(args[1][0]))
+        spy.texts.append(options["encoder_hidden_states"].clone())
+
+    handle = model.unet.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield spy
+    finally:
+        handle.remove()
+
+
+def unweighted(model: TextSegmenter, **changes: Any) -> TextSegmenter:
+    """The same networks; what the ranking adds to the scores is left out."""
+    other: TextSegmenter = model.__class__.__new__(model.__class__)
+    other.__dict__ = {**model.__dict__}
+    other.config = replace(model.config, align_weight=0.0, presence_weight=0.0, **changes)
+    return other

@@ -127,17 +127,21 @@ def check_scheduler(scheduler: Scheduler) -> None:
             )
 
 
-def inference_steps(scheduler: Scheduler, num_inference_steps: int) -> list[int]:
-    """Steps of the calls: trailing, from ``T - 1`` down, evenly spaced and rounded.
+def inference_steps(
+    scheduler: Scheduler, num_inference_steps: int, *, strength: float = 1.0
+) -> list[int]:
+    """Steps of the calls: trailing, from ``T strength - 1`` down, evenly spaced and rounded.
 
     Raises:
-        InputError: if the number is not 1 to T.
+        InputError: if the number is not 1 to T times strength.
     """
-    total = int(scheduler.config["num_train_timesteps"])
+    whole = int(scheduler.config["num_train_timesteps"])
+    total = round(whole * strength)
     if not 1 <= num_inference_steps <= total:
+        less = "" if total == whole else f"; strength {strength:g} leaves {total} of {whole} steps"
         raise InputError(
             f"num_inference_steps must be 1 to {total}, got {num_inference_steps}; "
-            "it is the number of calls of the network."
+            f"it is the number of calls of the network{less}."
         )
     left = range(num_inference_steps, 0, -1)
     return [round(total * i / num_inference_steps) - 1 for i in left]
@@ -180,7 +184,12 @@ def noise_estimate(scheduler: Scheduler, output: Latents, x_t: Latents, step: St
 
 
 def sample_latents(
-    denoise: DenoiseLatents, scheduler: Scheduler, start: Latents, *, num_inference_steps: int
+    denoise: DenoiseLatents,
+    scheduler: Scheduler,
+    start: Latents,
+    *,
+    num_inference_steps: int,
+    strength: float = 1.0,
 ) -> Latents:
     """Clean latents from ``start`` in exactly ``num_inference_steps`` calls, deterministically.
 
@@ -193,14 +202,15 @@ def sample_latents(
         denoise: the network, with image and text bound.
         scheduler: as `mask_scheduler` makes it.
         start: state at pure noise: noise, or zeros for a network that was fine-tuned on zeros
-            in one step.
+            in one step. Below strength 1, the state at the first of `inference_steps`.
         num_inference_steps: exact number of calls.
+        strength: time at which the steps begin, in (0, 1]; 1 is pure noise.
 
     Raises:
         InputError: if the scheduler cannot work, or there are too many or too few calls.
     """
     check_scheduler(scheduler)
-    grid = inference_steps(scheduler, num_inference_steps)
+    grid = inference_steps(scheduler, num_inference_steps, strength=strength)
     calls = [torch.full((len(start),), t, device=start.device) for t in grid]
     x_t = start
     for t, s in pairwise(calls):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from crispmask.diffusion.gaussian import (
@@ -139,6 +139,27 @@ class TextDenoiser(nn.Module):
                 encoder_attention_mask=None if self.words.reads_padding else mask,
             ).sample
         return Call(output=output, features=dict(found))
+
+    def mask_latents(
+        self, masks: Bool[Tensor, "m p h w"], images: Float[Tensor, "n 3 h w"]
+    ) -> VaeLatents:
+        """Latents of the pictures of masks, n in all; in the binary code all empty ones share one.
+
+        Args:
+            masks: one for each row of the network, or, of a closed code, those of all classes.
+            images: of each row; the rows of an image are neighbours.
+        """
+        code, kind = self.mask_codec, self.config.mask_code
+        if kind == "resize":
+            return code.encode(masks, images)[:, 0]
+        if kind != "binary":
+            pictures = code.encode(masks, images[:: len(images) // len(masks)])  # m p 3 h w
+            return self.codec.encode(pictures.flatten(0, 1))
+        full = masks.flatten(1).any(1)
+        distinct = torch.cat([torch.zeros_like(masks[:1]), masks[full]])
+        pictures = code.encode(distinct, images[:1].expand(len(distinct), -1, -1, -1))[:, 0]
+        place = full.long().cumsum(0) * full  # 0 is the empty mask
+        return self.codec.encode(pictures)[place]
 
     def mask_logits(
         self,

@@ -18,8 +18,9 @@ from crispmask.models.inputs import as_image
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_question import Question
+from crispmask.models.text_start import noised_masks, start_labels
 from crispmask.models.text_views import Maps, Scene, View, scene
-from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.models.vocabulary import Threshold
 from crispmask.shapes import Image, Logits, Probs
 
 CHUNK = 64
@@ -61,18 +62,35 @@ class Plan:
 
 
 def answer(
-    segmenter: TextDenoiser, image: Any, asked: Question, *, among: Sequence[int] | None = None
+    segmenter: TextDenoiser,
+    image: Any,
+    asked: Question,
+    *,
+    among: Sequence[int] | None = None,
+    start: Any = None,
 ) -> TextAnswer:
     """The answer for one image; see `TextSegmenter.forward`.
 
     Raises:
-        InputError: if the image or the classes cannot be used.
+        InputError: if the image, the classes or the labels to start from cannot be used.
     """
     pixels = _one_image(segmenter, image)
-    how, vocabulary = asked.sampling, asked.vocabulary
+    how, vocabulary, labels = asked.sampling, asked.vocabulary, None
+    if start is not None:
+        size = (pixels.shape[-2], pixels.shape[-1])
+        labels = start_labels(segmenter, start, vocabulary=vocabulary, sampling=how, size=size)
+    if labels is not None:
+        labels = labels.to(pixels.device)
     with torch.inference_mode(), evaluating(segmenter), autocast(pixels.device):
         scenes = [
-            scene(segmenter, pixels, tile=how.tile, overlap=how.overlap, mirrored=mirrored)
+            scene(
+                segmenter,
+                pixels,
+                tile=how.tile,
+                overlap=how.overlap,
+                mirrored=mirrored,
+                labels=labels,
+            )
             for mirrored in ((False, True) if how.flip else (False,))
         ]
         ranking = rank(segmenter, scenes[0], asked)
@@ -128,15 +146,16 @@ def _plan(
         pinned = [query for query in queries if vocabulary.queries[query] in how.pinned]
         rivals = [query for query in best_first if owners[query] == rival]
         queries = sorted({*best_first[: how.top], *pinned, *rivals[:1]})
-    label_of = _labels(vocabulary)
-    labels = [label_of[owners[query]] for query in queries]
-    policy, floor = vocabulary.background, None
-    ids = {*labels, label_of[rival]} if isinstance(policy, Threshold) else set(labels)
+    labels = [vocabulary.query_labels[query] for query in queries]
+    policy, floor, ids = vocabulary.background, None, set(labels)
+    if isinstance(policy, Threshold):
+        left_over = vocabulary.label_names.index("background")
+        ids.add(left_over)
     kept = tuple(sorted(ids))
     if isinstance(policy, Threshold):
         chance = math.log(policy.score / (1 - policy.score))
         score = segmenter.config.floor + segmenter.config.temperature * chance
-        floor = (kept.index(label_of[rival]), score)
+        floor = (kept.index(left_over), score)
     return Plan(
         queries=queries, labels=kept, places=[kept.index(label) for label in labels], floor=floor
     )
@@ -157,13 +176,6 @@ def _chances(segmenter: TextDenoiser, ranking: Ranking, queries: Sequence[int]) 
     for chunk in chunks:
         total = torch.logaddexp(total, scores(chunk).logsumexp(1, keepdim=True))
     return [value for chunk in chunks for value in (scores(chunk) - total).amax((0, 2, 3)).tolist()]
-
-
-def _labels(vocabulary: Vocabulary) -> list[int]:
-    """Label of each class and, at the end, of the background if there is one."""
-    names = vocabulary.label_names
-    ids = [names.index(name) for name in vocabulary.class_names]
-    return ids if vocabulary.background is None else [*ids, names.index("background")]
 
 
 def _probs(
@@ -217,12 +229,15 @@ def _maps(
     start: Float[Tensor, "1 c z_h z_w"],
     queries: list[int],
 ) -> Maps:
-    """Mask logits of these queries at the size of a view."""
+    """Mask logits of these queries at the size of a view, begun with its labels if it has any."""
     how = asked.sampling
     states = asked.states.take(queries) if asked.passes is None else asked.passes
     rows = len(states.tokens)
     z_image = view.latents.expand(rows, -1, -1, -1)
     negative = asked.negative.take([0] * rows)
+    state, strength = start.expand(rows, -1, -1, -1), 1.0
+    if view.labels is not None:
+        state, strength = noised_masks(segmenter, asked, view, state, queries), how.strength
     features: dict[str, Tensor] = {}
 
     def cond(z_t: Latents, step: Steps) -> Latents:
@@ -236,8 +251,9 @@ def _maps(
     z_0 = sample_latents(
         guided_latents(cond, uncond, how.guidance_scale),
         segmenter.scheduler,
-        start.expand(rows, -1, -1, -1),
+        state,
         num_inference_steps=how.num_inference_steps,
+        strength=strength,
     )
     if asked.passes is not None:
         drawn = segmenter.closed_logits(z_0, view.image, len(asked.vocabulary.queries))

@@ -32,6 +32,7 @@ class TextSampling:
     tile: int = 0
     overlap: float = 1 / 3
     chunk: int = 8
+    strength: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("top", "ensemble_size", "chunk"):
@@ -42,6 +43,11 @@ class TextSampling:
             raise InputError(
                 "tile must be at least 0 and overlap a share in [0, 1), got "
                 f"{self.tile} and {self.overlap}."
+            )
+        if not 0 < self.strength <= 1:
+            raise InputError(
+                f"strength must lie in (0, 1], got {self.strength}: near 0 the start stays as it "
+                "is, at 1 nothing is left of it."
             )
 
 

@@ -125,6 +125,8 @@ class TextSegmenter(TextDenoiser):
         tile: int = 0,
         overlap: float = 1 / 3,
         chunk: int = 8,
+        start: Any = None,
+        strength: float = 0.5,
     ) -> TextAnswer:
         """Labels, probabilities, presence and uncertainty of one image.
 
@@ -156,9 +158,17 @@ class TextSegmenter(TextDenoiser):
                 with the answer for the whole counting; 0 for none. The ranking sees the whole.
             overlap: share that neighbouring windows have in common.
             chunk: queries that go through the network at once; only memory and time depend on it.
+            start: labels to go on from in place of noise, as an answer gives them, corrected by
+                hand for instance: path of a label picture, array or tensor h w, `IGNORE` (255)
+                where unknown, which takes the nearest label. Without a known pixel the answer is
+                that without start. For models that were trained for many steps. It moves the masks
+                alone: which words are drawn, and what else counts in the score, stays as it is.
+            strength: time in (0, 1] to which the masks of ``start`` are noised before the first
+                call (SDEdit, Meng et al. 2022, arXiv 2108.01073); at 1 nothing is left of them.
+                Without effect if there is no ``start``.
 
         Raises:
-            InputError: if a text, the image or an option cannot be used.
+            InputError: if a text, the image, ``start`` or an option cannot be used.
         """
         ask = self.bound(
             texts,
@@ -174,11 +184,12 @@ class TextSegmenter(TextDenoiser):
             tile=tile,
             overlap=overlap,
             chunk=chunk,
+            strength=strength,
         )
-        return ask(image, among=among)
+        return ask(image, among=among, start=start)
 
     def bound(self, texts: Any, **options: Any) -> Callable[..., TextAnswer]:
-        """A function of an image, and of ``among`` if given, that asks for these texts.
+        """A function of an image, of ``among`` and of ``start``, that asks for these texts.
 
         Args:
             texts: as `forward` takes them; their states are computed here, once.
@@ -189,7 +200,7 @@ class TextSegmenter(TextDenoiser):
         """
         asked = question(self, texts, TextSampling(**options))
 
-        def ask(image: Any, *, among: Sequence[int] | None = None) -> TextAnswer:
-            return answer(self, image, asked, among=among)
+        def ask(image: Any, *, among: Sequence[int] | None = None, start: Any = None) -> TextAnswer:
+            return answer(self, image, asked, among=among, start=start)
 
         return ask

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from crispmask.data.transforms import pad_to_multiple, resize_short_side
+from crispmask.data.transforms import pad_to_multiple, resize_labels, resize_short_side
 from crispmask.errors import InputError
 from crispmask.models.latents import VaeLatents
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.windows import cosine_weights, windows
-from crispmask.shapes import Image
+from crispmask.shapes import Image, Mask
 
 Maps = Float[Tensor, "1 n map_h map_w"]
 """Logits of n queries."""
@@ -26,12 +26,14 @@ class View:
     Attributes:
         image: padded to the segmenter's stride.
         latents: of the image.
+        labels: of the image's pixels, to begin with; None for none.
         top: place in the padded image of a window; 0 for the whole.
         left: likewise.
     """
 
     image: Image
     latents: VaeLatents
+    labels: Mask | None = None
     top: int = 0
     left: int = 0
 
@@ -96,7 +98,13 @@ class Scene:
 
 
 def scene(
-    segmenter: TextDenoiser, image: Image, *, tile: int, overlap: float, mirrored: bool
+    segmenter: TextDenoiser,
+    image: Image,
+    *,
+    tile: int,
+    overlap: float,
+    mirrored: bool,
+    labels: Mask | None = None,
 ) -> Scene:
     """The views of one image.
 
@@ -110,6 +118,7 @@ def scene(
         overlap: share of a window that it has in common with its neighbour, rounded down to the
             segmenter's stride.
         mirrored: whether to swap left and right.
+        labels: of all pixels, to begin with; each view gets its part.
 
     Raises:
         InputError: if the image is smaller than one latent, or no window of this side is possible.
@@ -126,23 +135,36 @@ def scene(
             f"tile must be a multiple of {stride}, got {tile}; take {tile + -tile % stride}."
         )
     if mirrored:
-        image = image.flip(-1)
+        image, labels = image.flip(-1), None if labels is None else labels.flip(-1)
     tiled = 0 < tile < max(h, w)
     side = segmenter.config.image_size or (min(tile, h, w) if tiled else 0)
     small = resize_short_side(image, side)
     padded, inner = pad_to_multiple(small, stride)
     parts = []
     large, _ = pad_to_multiple(image, stride)
+    seen = drawn = None  # labels of the whole view, and of the image that the windows cover
+    if labels is not None:
+        seen, _ = pad_to_multiple(resize_labels(labels, inner), stride)
+        drawn, _ = pad_to_multiple(labels, stride)
     if tiled:
         shared = int(overlap * tile) // stride * stride
         for top, left in windows(*large.shape[-2:], window=tile, overlap=shared):
-            part = large[..., top : top + tile, left : left + tile]
-            parts.append(View(image=part, latents=segmenter.look(part), top=top, left=left))
+            here = (..., slice(top, top + tile), slice(left, left + tile))
+            part = large[here]
+            parts.append(
+                View(
+                    image=part,
+                    latents=segmenter.look(part),
+                    labels=None if drawn is None else drawn[here],
+                    top=top,
+                    left=left,
+                )
+            )
     return Scene(
         size=(h, w),
         inner=inner,
         padded=(large.shape[-2], large.shape[-1]),
-        whole=View(image=padded, latents=segmenter.look(padded)),
+        whole=View(image=padded, latents=segmenter.look(padded), labels=seen),
         windows=tuple(parts),
         mirrored=mirrored,
     )

@@ -173,6 +173,12 @@ class Vocabulary:
             names.insert(self._background_label, "background")
         return tuple(names)
 
+    @property
+    def query_labels(self) -> tuple[int, ...]:
+        """Label of each query; that of the background for rivals."""
+        names = (*self.class_names, "background")
+        return tuple(self.label_names.index(names[owner]) for owner in self.owners)
+
     def prompts(self, query: str) -> tuple[str, ...]:
         """The query in each template."""
         return tuple(template.replace("{}", query) for template in self.templates)

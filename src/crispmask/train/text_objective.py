@@ -128,11 +128,11 @@ class TextObjective(nn.Module):
         model, settings, last = self.model, self.settings, self.model.last_step
         crops, said, masks = self.rows(batch, asked, generator)
         images = batch.images[crops]
-        z_0 = mask_latents(model, masks, images)
+        z_0 = model.mask_latents(masks, images)
         noised, step = z_0, self.steps(len(z_0), generator).to(z_0.device)
         if settings.steps == "many" and settings.corrupt and not model.config.closed:
             damaged = corrupted(masks[:, 0], settings.corrupt, generator)
-            noised = mask_latents(model, damaged[:, None], images)
+            noised = model.mask_latents(damaged[:, None], images)
         noise = model.start(z_0, generator=generator)
         z_t = add_noise(model.scheduler, noised, noise, step)
         called = model.call(z_image[crops], z_t, step, self.states(said))
@@ -198,29 +198,6 @@ class TextObjective(nn.Module):
         return TextStates(
             tokens=self.tokens[said], mask=self.token_mask[said], pooled=self.pooled[said]
         )
-
-
-def mask_latents(
-    model: TextSegmenter, masks: Bool[Tensor, "m p h w"], images: Float[Tensor, "n 3 h w"]
-) -> VaeLatents:
-    """Latents of the pictures of masks, n in all; in the binary code all empty ones share one.
-
-    Args:
-        model: whose code and VAE are used.
-        masks: one for each row of the network, or, of a closed code, those of all classes.
-        images: of each row; the rows of a crop are neighbours.
-    """
-    code, kind = model.mask_codec, model.config.mask_code
-    if kind == "resize":
-        return code.encode(masks, images)[:, 0]
-    if kind != "binary":
-        pictures = code.encode(masks, images[:: len(images) // len(masks)])  # m p 3 h w
-        return model.codec.encode(pictures.flatten(0, 1))
-    full = masks.flatten(1).any(1)
-    distinct = torch.cat([torch.zeros_like(masks[:1]), masks[full]])
-    pictures = code.encode(distinct, images[:1].expand(len(distinct), -1, -1, -1))[:, 0]
-    place = full.long().cumsum(0) * full  # 0 is the empty mask
-    return model.codec.encode(pictures)[place]
 
 
 def dice_of_present(

@@ -24,7 +24,6 @@ from crispmask.train.batches import Stored
 from crispmask.train.collapse import MaskMonitor
 from crispmask.train.processes import own_share
 from crispmask.train.queries import class_ids, occurring
-from crispmask.train.text_objective import mask_latents
 from crispmask.train.text_weights import ScoreParts, WeightFit
 
 CHUNK = 16
@@ -208,5 +207,5 @@ def _watch(
         truth.to(device),
         (mask != IGNORE).expand_as(truth).to(device),
         latents,
-        mask_latents(model, pictures.to(device), images.to(device)),
+        model.mask_latents(pictures.to(device), images.to(device)),
     )
