@@ -1,14 +1,13 @@
 """What becomes of labels that a segmenter of words begins with in place of noise?
 
-    python benchmarks/words_start.py runs/words/earth/many-steps-0 runs/words/earth/many-steps-1 \
-        --base runs/earth-base --limit 50
+    python benchmarks/words_start.py runs/words/earth/many-steps-1 --base runs/earth-base
 
 Test tiles of Earth. The start is what the base answers, or the truth, as if a person had drawn it
 (unknown pixels from the nearest known one). Beside it the plain answer of as many calls, and the
 start itself. "vae" draws with the VAE instead of the light decoder, which learned from times above
 one half alone; "masks alone" leaves out of the score what compares pixels with words. "kept" is the
 share of pixels that are as in the start. A model of one step refuses a start; here it is made to
-take one, to see why. Numbers go to benchmarks/results/words_start_earth.json.
+take one, to see why. Numbers go to benchmarks/results/words_start_MODEL_SEED.json.
 """
 
 import argparse
@@ -60,24 +59,25 @@ class Counted:
         }
 
 
-def rows_of(model: TextSegmenter, class_names: tuple[str, ...]) -> dict[str, Counted]:
-    """Plain answers and answers from a start; one call in each way to draw and to score."""
+def rows_of(model: TextSegmenter, class_names: tuple[str, ...], *, seed: int) -> dict[str, Counted]:
+    """Plain answers and answers from a start, in each way to draw and to score."""
     names = replace(vocabulary_of(class_names), synonyms={})
     words = in_own_sentence(names, model)
     alone = copy.copy(model)
     alone.config = replace(model.config, align_weight=0.0, presence_weight=0.0)
-    ways: dict[str, tuple[TextSegmenter, dict[str, Any]]] = {
-        "1 call": (model, {}),
-        "1 call, vae": (model, {"decode": "vae"}),
-        "1 call, masks alone": (alone, {}),
-        "4 calls": (model, {"num_inference_steps": 4}),
+    both, one = ("base", "truth"), ("base",)
+    ways: dict[str, tuple[TextSegmenter, tuple[str, ...], dict[str, Any]]] = {
+        "1 call": (model, both, {}),
+        "1 call, masks alone": (alone, both, {}),
+        "1 call, vae": (model, one, {"decode": "vae"}),
+        "4 calls": (model, one, {"num_inference_steps": 4}),
     }
     rows: dict[str, Counted] = {}
-    for way, (network, options) in ways.items():
-        rows[f"plain, {way}"] = Counted(plain(network.bound(words, **options)))
-        for start in ("base", "truth"):
+    for way, (network, starts, options) in ways.items():
+        rows[f"plain, {way}"] = Counted(plain(network.bound(words, seed=seed, **options)))
+        for start in starts:
             for strength in STRENGTHS:
-                ask = network.bound(words, strength=strength, **options)
+                ask = network.bound(words, seed=seed, strength=strength, **options)
                 rows[f"from the {start} at {strength}, {way}"] = Counted(begun(ask, start), start)
     return rows
 
@@ -92,7 +92,7 @@ def begun(ask: Callable[..., Any], start: str) -> Answer:
 
 @torch.inference_mode()
 def measure(
-    data: LabelledImages, rows: Mapping[str, Counted], base: FPNSegmenter, *, limit: int
+    data: LabelledImages, rows: Mapping[str, Counted], base: FPNSegmenter, *, limit: int | None
 ) -> dict[str, dict[str, float | None]]:
     """Scores of all rows and of the base, by name."""
     itself = Counted(lambda image, starts: starts["base"], "base")
@@ -113,25 +113,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("models", nargs="+", type=Path, help="folders of text segmenters")
+    parser.add_argument("model", type=Path, help="folder of a text segmenter")
     parser.add_argument("--base", type=Path, required=True, help="supervised segmenter of Earth")
-    parser.add_argument("--limit", type=int, default=50, help="tiles at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--limit", type=int, default=None, help="tiles at most")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     data = open_split("earth", "test")
+    model = TextSegmenter.from_pretrained(args.model)
+    trained = "one step" if model.config.start == "zeros" else "many steps"
+    model.config = replace(model.config, start="noise")
+    rows = rows_of(model, tuple(data.class_names), seed=args.seed)
     base = FPNSegmenter.from_pretrained(args.base)
-    found: dict[str, Any] = {}
-    for folder in args.models:
-        model = TextSegmenter.from_pretrained(folder)
-        trained = "one step" if model.config.start == "zeros" else "many steps"
-        model.config = replace(model.config, start="noise")
-        rows = rows_of(model, tuple(data.class_names))
-        found[folder.name] = {
-            "trained": trained,
-            "rows": measure(data, rows, base, limit=args.limit),
-        }
-    name = "words_start_earth" + "".join(f"_{one}" for one in found)
-    save(name, {"base": args.base.name, "tiles": args.limit, "models": found}, args.output)
+    found = measure(data, rows, base, limit=args.limit)
+    about = {"trained": trained, "seed": args.seed, "tiles": args.limit or len(data)}
+    save(f"words_start_{args.model.name}_{args.seed}", {**about, "rows": found}, args.output)
 
 
 if __name__ == "__main__":
