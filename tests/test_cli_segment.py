@@ -12,9 +12,10 @@ from PIL import Image
 from backbone_layouts import write_backbone
 from crispmask.cli import main
 from crispmask.cli.segment import CHANCE, SegmentArguments
-from crispmask.data.sample import read_mask
+from crispmask.data.sample import read_mask, write_mask
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Threshold, Vocabulary
+from tiny_text import tiny_segmenter
 
 WORDS = "water, forest, city"
 ASKED = Vocabulary(
@@ -236,6 +237,65 @@ def test_options_out_of_range(
     refuse: Refuse, tmp_path: Path, options: tuple[str, str], message: str
 ) -> None:
     assert message in refuse(picture(tmp_path / "a.png"), WORDS, *options)
+
+
+@pytest.fixture(scope="module")
+def noisy_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of many steps."""
+    folder = tmp_path_factory.mktemp("words") / "noisy"
+    tiny_segmenter(start="noise").save_pretrained(folder)
+    return folder
+
+
+def test_labels_of_one_run_start_another(noisy_words: Path, tmp_path: Path) -> None:
+    one = picture(tmp_path / "photos" / "a.png")
+    picture(tmp_path / "photos" / "b.png", size=(20, 36))
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(tmp_path / "photos", WORDS, "--model", noisy_words, "--output", first) == 0
+    labels = read_mask(first / "labels" / "a.png")
+    labels[:12] = 255
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    write_mask(labels, starts / "a.png")
+    words = (tmp_path / "photos", WORDS, "--model", noisy_words, "--output", second)
+    assert run(*words, "--start", starts, "--strength", "0.2") == 0
+    model = TextSegmenter.from_pretrained(noisy_words)
+    want = model(one, ASKED, start=labels, strength=0.2)
+    assert torch.equal(read_mask(second / "labels" / "a.png"), want.labels[0])
+    plain, other = (read_mask(folder / "labels" / "b.png") for folder in (first, second))
+    assert torch.equal(plain, other)
+    options = json.loads((second / "segment.json").read_text())["options"]
+    assert (options["start"], options["strength"]) == ({"a.png": "a.png"}, 0.2)
+    assert "start" not in json.loads((first / "segment.json").read_text())["options"]
+
+
+def test_starts_that_cannot_be_used(
+    refuse: Refuse, noisy_words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, start = picture(tmp_path / "a.png"), tmp_path / "start.png"
+    write_mask(torch.zeros(24, 32, dtype=torch.int64), start)
+    assert "from zeros and never saw one" in refuse(image, WORDS, "--start", start)
+
+    def said(*words: str | Path) -> str:
+        return refuse(image, WORDS, "--start", start, *words, model=noisy_words)
+
+    assert "strength must lie in (0, 1], got 0.0" in said("--strength", "0")
+    assert "strength 0.002 leaves 2 of 1000 steps" in said(
+        "--strength", "0.002", "--num-inference-steps", "3"
+    )
+    assert "start labels must have the name of their image" in refuse(
+        image, picture(tmp_path / "b.png"), WORDS, "--start", start, model=noisy_words
+    )
+    write_mask(torch.full((24, 32), 4), start)
+    assert "start.png needs ids from 0 to 3, or 255 for unknown, got 4" in said()
+    write_mask(torch.zeros(32, 24, dtype=torch.int64), start)
+    assert "start.png must have the size of the image, 1 of 24x32" in said()
+    (tmp_path / "output" / "labels").mkdir(parents=True)
+    kept = tmp_path / "output" / "labels" / "a.png"
+    write_mask(torch.zeros(24, 32, dtype=torch.int64), kept)
+    words = (image, WORDS, "--start", kept, "--model", noisy_words)
+    assert run(*words, "--output", tmp_path / "output") == 2
+    assert "would be overwritten" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_made(

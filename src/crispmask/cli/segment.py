@@ -1,21 +1,24 @@
 """``crispmask segment``: masks of the words that are given with an image."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
-from crispmask.cli.matching import expand
+from crispmask.cli.matching import expand, match_some
 from crispmask.cli.output import check_kept, check_output, write_labels, write_picture, write_share
 from crispmask.data.class_names import class_lists
-from crispmask.data.folder import IMAGE_SUFFIXES
+from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispmask.data.sample import read_image
 from crispmask.errors import InputError
+from crispmask.models.text_question import TextSampling
+from crispmask.models.text_start import start_labels
 from crispmask.models.vocabulary import Threshold, Vocabulary
 from crispmask.provenance import provenance
 from crispmask.report.segment import (
@@ -54,6 +57,11 @@ class SegmentArguments:
             list such as earth-10, or a .txt or .json file.
         model: bundled name, or a folder of a text segmenter.
         output: folder to write to.
+        start: labels to go on from in place of noise, for models that were trained for many steps:
+            PNGs as this command writes them, ids in the order of the words and 255 where unknown,
+            or folders of these; several are matched with the images by name. Images without any
+            are segmented as ever.
+        strength: how far the start is noised, in (0, 1]; at 1 nothing is left of it.
         asking: how the words are asked for.
     """
 
@@ -62,6 +70,8 @@ class SegmentArguments:
     ]
     model: str = "text-earth"
     output: Path = Path("segmented")
+    start: tuple[Path, ...] = ()
+    strength: float = 0.5
     asking: Annotated[Asking, tyro.conf.arg(name="")] = field(default_factory=Asking)
 
     def __post_init__(self) -> None:
@@ -97,21 +107,29 @@ def segment(args: SegmentArguments) -> int:
     vocabulary = args.vocabulary
     files = args.files
     _check_names(files)
+    starts = match_some(files, args.start, suffixes=LABEL_SUFFIXES, what="start labels")
     written = [args.output / part / f"{path.stem}.png" for path in files for part in PARTS]
-    check_kept([*files, Path(args.images[-1])], [*written, args.output / "segment.json"])
+    read = [*files, *starts.values(), Path(args.images[-1])]
+    check_kept(read, [*written, args.output / "segment.json"])
     segmenter = load_segmenter(args.model, device=args.asking.device)
     vocabulary = in_own_sentence(vocabulary, segmenter)
+    options = {**args.asking.options, "strength": args.strength}
+    sampling = TextSampling(**options)
     console = Console(stderr=True)
     quiet = not console.is_terminal
     for path in track(files, "checking", console=console, transient=True, disable=quiet):
-        _check_size(path, segmenter.codec.stride)
-    ask = segmenter.bound(vocabulary, **args.asking.options)
+        size = _checked_size(path, segmenter.codec.stride)
+        if path in starts:
+            start_labels(
+                segmenter, starts[path], vocabulary=vocabulary, sampling=sampling, size=size
+            )
+    ask = segmenter.bound(vocabulary, **options)
     palette = words_palette(vocabulary.label_names)
     images: list[WordsImage] = []
     cards: list[WordsCard] = []
     for path in track(files, "segmenting", console=console, disable=quiet):
         pixels = read_image(path)
-        answer = ask(pixels)
+        answer = ask(pixels, start=starts.get(path))
         labels, name = answer.labels[0].cpu(), f"{path.stem}.png"
         write_labels(labels, args.output / "labels" / name)
         write_picture(words_overlay(pixels, labels, palette), args.output / "overlays" / name)
@@ -124,7 +142,7 @@ def segment(args: SegmentArguments) -> int:
         vocabulary=vocabulary,
         images=tuple(images),
         cards=tuple(cards),
-        options=asdict(args.asking),
+        options=asdict(args.asking) | _said_of(starts, args.strength),
         protocol={"model": args.model, **provenance()},
     )
     _, page = report.write(args.output)
@@ -141,11 +159,18 @@ def _check_names(files: list[Path]) -> None:
         raise InputError(f"images must differ in name, got {stem!r} {count} times; rename some.")
 
 
-def _check_size(path: Path, cell: int) -> None:
-    """Check that a picture can be read and has at least one latent."""
+def _said_of(starts: Mapping[Path, Path], strength: float) -> dict[str, Any]:
+    """Options of the record that only a start gives."""
+    files = {image.name: start.name for image, start in starts.items()}
+    return {"start": files, "strength": strength} if files else {}
+
+
+def _checked_size(path: Path, cell: int) -> tuple[int, int]:
+    """Height and width of a picture that can be read and has at least one latent."""
     h, w = read_image(path).shape[1:]
     if min(h, w) < cell:
         raise InputError(
             f"{path} must have at least {cell}x{cell} pixels, one latent of this model, got "
             f"{h}x{w}; enlarge it."
         )
+    return h, w
