@@ -15,6 +15,7 @@ import copy
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ class Counted:
     """A row while it is measured: its pixels, and how many were left as the start has them."""
 
     answer: Answer
+    matrix: ConfusionMatrix
     start: str | None = None
-    matrix: ConfusionMatrix = field(default_factory=lambda: ConfusionMatrix(10))
     same: list[float] = field(default_factory=list)
 
     def result(self) -> dict[str, float | None]:
@@ -61,6 +62,7 @@ class Counted:
 
 def rows_of(model: TextSegmenter, class_names: tuple[str, ...], *, seed: int) -> dict[str, Counted]:
     """Plain answers and answers from a start, in each way to draw and to score."""
+    nothing = partial(ConfusionMatrix, len(class_names))
     names = replace(vocabulary_of(class_names), synonyms={})
     words = in_own_sentence(names, model)
     alone = copy.copy(model)
@@ -74,11 +76,15 @@ def rows_of(model: TextSegmenter, class_names: tuple[str, ...], *, seed: int) ->
     }
     rows: dict[str, Counted] = {}
     for way, (network, starts, options) in ways.items():
-        rows[f"plain, {way}"] = Counted(plain(network.bound(words, seed=seed, **options)))
+        rows[f"plain, {way}"] = Counted(
+            plain(network.bound(words, seed=seed, **options)), nothing()
+        )
         for start in starts:
             for strength in STRENGTHS:
                 ask = network.bound(words, seed=seed, strength=strength, **options)
-                rows[f"from the {start} at {strength}, {way}"] = Counted(begun(ask, start), start)
+                rows[f"from the {start} at {strength}, {way}"] = Counted(
+                    begun(ask, start), nothing(), start
+                )
     return rows
 
 
@@ -95,7 +101,8 @@ def measure(
     data: LabelledImages, rows: Mapping[str, Counted], base: FPNSegmenter, *, limit: int | None
 ) -> dict[str, dict[str, float | None]]:
     """Scores of all rows and of the base, by name."""
-    itself = Counted(lambda image, starts: starts["base"], "base")
+    matrix = ConfusionMatrix(len(data.class_names))
+    itself = Counted(lambda image, starts: starts["base"], matrix, "base")
     everything = {"base": itself, **rows}
     for index in track(evenly_spread(len(data), limit), "tiles", console=Console(stderr=True)):
         sample = data[index]

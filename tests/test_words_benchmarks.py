@@ -21,6 +21,7 @@ from crispmask.models.vocabulary import Vocabulary
 from crispmask.recipes import RECIPES
 from crispmask.text_recipes import earth_text
 from crispmask.train import LoopConfig
+from tiny_text import tiny_segmenter
 
 NAMES = ("land", "water", "cloud")
 WORDS = [a + b for a in "abcdef" for b in "ghijkl"]
@@ -125,6 +126,27 @@ def test_the_command_writes_its_numbers(
     assert record["share_of_base"] is None
     assert "commit" in record["run"]
     assert record["rows"]["names"]["images"] == 1
+
+
+def test_starts_are_kept_at_a_low_strength_and_forgotten_at_a_high_one(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = benchmark("words_start", monkeypatch)
+    monkeypatch.setattr(bench, "STRENGTHS", (0.01, 1.0))
+    monkeypatch.setattr(bench, "vocabulary_of", lambda names: Vocabulary(class_names=names))
+    model = tiny_segmenter(start="noise", mask_code="resize", decode="vae")
+    base = FPNSegmenter.from_pretrained(tiny_models)
+    rows = bench.rows_of(model, NAMES, seed=0)
+    found = bench.measure(Noise(), rows, base, limit=None)
+    assert list(found)[:2] == ["base", "plain, 1 call"]
+    assert found["base"]["kept"] == 1
+    assert found["plain, 4 calls"]["kept"] is None
+    near, far = (
+        found[f"from the truth at {strength}, 1 call, masks alone"] for strength in (0.01, 1.0)
+    )
+    assert near["kept"] == near["accuracy"] > 0.95
+    assert far["miou"] == found["plain, 1 call, masks alone"]["miou"]
+    assert json.dumps(found, allow_nan=False)
 
 
 def test_arms_of_the_study_are_trained_once_and_measured(
