@@ -12,8 +12,9 @@ take one, to see why. Numbers go to benchmarks/results/words_start_MODEL_SEED.js
 
 import argparse
 import copy
+import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from crispmask.shapes import Image, Mask
 from earth_models import RESULTS, save
 
 STRENGTHS = (0.25, 0.5, 0.75)
+
+WAYS = ("1 call", "1 call, masks alone", "1 call, vae", "4 calls")
 
 Answer = Callable[[Image, Mapping[str, Mask]], Mask]
 """Labels of an image, given the labels that one may begin with, by name."""
@@ -60,7 +63,9 @@ class Counted:
         }
 
 
-def rows_of(model: TextSegmenter, class_names: tuple[str, ...], *, seed: int) -> dict[str, Counted]:
+def rows_of(
+    model: TextSegmenter, class_names: tuple[str, ...], *, seed: int, wanted: Sequence[str]
+) -> dict[str, Counted]:
     """Plain answers and answers from a start, in each way to draw and to score."""
     nothing = partial(ConfusionMatrix, len(class_names))
     names = replace(vocabulary_of(class_names), synonyms={})
@@ -75,7 +80,8 @@ def rows_of(model: TextSegmenter, class_names: tuple[str, ...], *, seed: int) ->
         "4 calls": (model, one, {"num_inference_steps": 4}),
     }
     rows: dict[str, Counted] = {}
-    for way, (network, starts, options) in ways.items():
+    for way in wanted:
+        network, starts, options = ways[way]
         rows[f"plain, {way}"] = Counted(
             plain(network.bound(words, seed=seed, **options)), nothing()
         )
@@ -123,6 +129,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of a text segmenter")
     parser.add_argument("--base", type=Path, required=True, help="supervised segmenter of Earth")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="rows to measure")
     parser.add_argument("--limit", type=int, default=None, help="tiles at most")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -130,11 +137,13 @@ def main() -> None:
     model = TextSegmenter.from_pretrained(args.model)
     trained = "one step" if model.config.start == "zeros" else "many steps"
     model.config = replace(model.config, start="noise")
-    rows = rows_of(model, tuple(data.class_names), seed=args.seed)
+    rows = rows_of(model, tuple(data.class_names), seed=args.seed, wanted=args.ways)
     base = FPNSegmenter.from_pretrained(args.base)
     found = measure(data, rows, base, limit=args.limit)
     about = {"trained": trained, "seed": args.seed, "tiles": args.limit or len(data)}
-    save(f"words_start_{args.model.name}_{args.seed}", {**about, "rows": found}, args.output)
+    part = "" if tuple(args.ways) == WAYS else "_" + re.sub("[^a-z0-9]+", "-", "-".join(args.ways))
+    name = f"words_start_{args.model.name}_{args.seed}{part}"
+    save(name, {**about, "rows": found}, args.output)
 
 
 if __name__ == "__main__":
