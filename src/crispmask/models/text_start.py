@@ -86,10 +86,10 @@ def noised_masks(
         queries: whose masks are needed; a closed code takes all.
     """
     assert view.labels is not None
-    labels = asked.vocabulary.query_labels
-    drawn = labels if segmenter.config.closed else [labels[query] for query in queries]
-    masks = view.labels[:, None] == noise.new_tensor(drawn).view(1, -1, 1, 1)  # 1 q h w
-    if not segmenter.config.closed:
+    labels, closed = asked.vocabulary.query_labels, segmenter.config.closed
+    drawn = torch.tensor(labels if closed else [labels[query] for query in queries])
+    masks = view.labels[:, None] == drawn.to(noise.device).view(1, -1, 1, 1)  # 1 q h w
+    if not closed:
         masks = masks.movedim(0, 1)  # q 1 h w
     z_0 = segmenter.mask_latents(masks, view.image.expand(len(noise), -1, -1, -1))
     how = asked.sampling

@@ -176,8 +176,9 @@ class Vocabulary:
     @property
     def query_labels(self) -> tuple[int, ...]:
         """Label of each query; that of the background for rivals."""
+        place = {name: label for label, name in enumerate(self.label_names)}
         names = (*self.class_names, "background")
-        return tuple(self.label_names.index(names[owner]) for owner in self.owners)
+        return tuple(place[names[owner]] for owner in self.owners)
 
     def prompts(self, query: str) -> tuple[str, ...]:
         """The query in each template."""
