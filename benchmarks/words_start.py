@@ -7,7 +7,8 @@ Test tiles of Earth. The start is what the base answers, or the truth, as if a p
 start itself. "vae" draws with the VAE instead of the light decoder, which learned from times above
 one half alone; "masks alone" leaves out of the score what compares pixels with words. "kept" is the
 share of pixels that are as in the start. A model of one step refuses a start; here it is made to
-take one, to see why. Numbers go to benchmarks/results/words_start_MODEL_SEED.json.
+take one, to see why. Numbers go to benchmarks/results/words_start_MODEL_SEED.json, with
+the ways in the name if they are not all.
 """
 
 import argparse
