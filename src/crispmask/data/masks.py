@@ -87,7 +87,7 @@ def open_masks(source: str) -> MaskSplits:
     Raises:
         InputError: if there is no such folder, or a part of it has too few label files.
     """
-    if source.partition(":")[0] in ("earth", "fields", "camvid", *PUBLISHED):
+    if source.partition(":")[0] in ("earth", "fields", "scenes", "camvid", *PUBLISHED):
         data = open_split(source, "train"), open_split(source, "val")
         train, val = map(SampleMasks, data)
         return MaskSplits(train=train, val=val, class_names=data[0].class_names)

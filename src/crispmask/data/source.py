@@ -14,6 +14,7 @@ from crispmask.data.fields import FieldsDataset, fields
 from crispmask.data.folder import FolderDataset, find_class_names, read_class_names
 from crispmask.data.pairs import PairDataset
 from crispmask.data.photos import coco_stuff, pascal_context, voc, voc20
+from crispmask.data.scenes import ScenesDataset, scenes
 from crispmask.data.volumes import SliceDataset, colin27
 from crispmask.data.wide_labels import WideLabelDataset, ade20k_847, pascal_context_459
 from crispmask.errors import InputError
@@ -39,7 +40,13 @@ PUBLISHED: dict[str, Callable[[Path, str], PairDataset | DecodedDataset | SliceD
 """Readers of data sets in the layout in which they are published; each needs their folder."""
 
 AnyDataset = (
-    FolderDataset | EarthDataset | FieldsDataset | PairDataset | DecodedDataset | SliceDataset
+    FolderDataset
+    | EarthDataset
+    | FieldsDataset
+    | ScenesDataset
+    | PairDataset
+    | DecodedDataset
+    | SliceDataset
 )
 
 
@@ -47,10 +54,10 @@ def open_split(source: str, split: Split) -> AnyDataset:
     """One split of a data set.
 
     Args:
-        source: "earth"; "fields"; "camvid:FOLDER" or "camvid" (then looked for in the shared data
-            folder); "NAME:FOLDER" for the names in `PUBLISHED`, as these are unpacked; or a folder
-            that holds ``classes.txt`` (a name a line) and train/, val/ and test/, each with
-            images/ and labels/.
+        source: "earth"; "fields"; "scenes"; "camvid:FOLDER" or "camvid" (then looked for in the
+            shared data folder); "NAME:FOLDER" for the names in `PUBLISHED`, as these are unpacked;
+            or a folder that holds ``classes.txt`` (a name a line) and train/, val/ and test/, each
+            with images/ and labels/.
         split: which part.
 
     Raises:
@@ -60,6 +67,8 @@ def open_split(source: str, split: Split) -> AnyDataset:
         return earth(split)
     if source == "fields":
         return fields(split)
+    if source == "scenes":
+        return scenes(split)
     name, _, where = source.partition(":")
     if name == "camvid":
         shared = shared_data()
@@ -79,7 +88,7 @@ def open_split(source: str, split: Split) -> AnyDataset:
     names = root / "classes.txt"
     if not names.exists():
         raise InputError(
-            f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER', 'fields', "
+            f"{source!r} is no data set: needed is 'earth', 'camvid:FOLDER', 'fields', 'scenes', "
             f"'NAME:FOLDER' with one of {', '.join(PUBLISHED)}, or a folder with classes.txt "
             "(a name a line) and train/, val/ with images/ and labels/."
         )
@@ -93,9 +102,10 @@ def open_data(
     """The data set that a command measures on.
 
     Args:
-        name: "earth", "fields" or "camvid", also with a split ("earth:val"); "NAME:FOLDER/SPLIT"
-            for "camvid" and the names in `PUBLISHED`; "ade20k-847:FOLDER/SPLIT" and
-            "pascal-context-459:FOLDER"; or a folder with images/ and labels/.
+        name: "earth", "fields", "scenes" or "camvid", also with a split ("earth:val");
+            "NAME:FOLDER/SPLIT" for "camvid" and the names in `PUBLISHED`;
+            "ade20k-847:FOLDER/SPLIT" and "pascal-context-459:FOLDER"; or a folder with images/ and
+            labels/.
         split: which part where the name says none.
         class_names: of a folder that has no classes.txt, there or above it.
 
@@ -103,7 +113,7 @@ def open_data(
         InputError: if there is no such data set, or nothing says what its classes are called.
     """
     kind, _, where = name.partition(":")
-    if kind in ("earth", "fields"):
+    if kind in ("earth", "fields", "scenes"):
         return open_split(kind, as_split(where or split))
     if name == "camvid":
         return open_split(name, split)
@@ -122,7 +132,7 @@ def open_data(
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
-            f"{name!r} is no data set: needed is 'earth', 'fields', 'camvid:FOLDER/val', "
+            f"{name!r} is no data set: needed is 'earth', 'fields', 'scenes', 'camvid:FOLDER/val', "
             f"'NAME:FOLDER/val' with one of {', '.join(PUBLISHED)}, or a folder with images/ and "
             "labels/."
         )
