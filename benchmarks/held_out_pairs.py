@@ -1,0 +1,250 @@
+"""Does a segmenter of words find a colour and a shape together that it never saw together?
+
+    python benchmarks/held_out_pairs.py --seeds 0 1
+
+Trains a small VAE and, behind it, a `TextSegmenter` from random weights on the drawn scenes of
+`crispmask.data.scenes`, all by `train`, and asks it for every pair of a colour and a shape in every
+test scene. Its text encoder is a CLIP of random weights that is never trained and whose states are
+mostly those of the single words. Numbers go to benchmarks/results/held_out_pairs.json.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crispmask.cli.asking import in_own_sentence
+from crispmask.data.scenes import COLOURS, HELD_OUT, SCENE_CLASSES, SHAPES, SIZE, scenes
+from crispmask.data.transforms import AugmentConfig
+from crispmask.evaluate.words import vocabulary_of
+from crispmask.models.checkpoint import write_atomic
+from crispmask.models.text_segmenter import TextSegmenter
+from crispmask.provenance import provenance
+from crispmask.train import LoopConfig, TextTrainConfig, train
+from crispmask.train.latent_config import LatentVaeConfig
+
+RESULTS = Path(__file__).parent / "results"
+
+WIDTHS = (16, 32)
+CHANNELS = 12
+TEXT = 32
+PAIRS = SCENE_CLASSES[1:]
+
+VAE_STEPS, STEPS = 200, 300
+
+CROP = AugmentConfig(
+    crop=(SIZE, SIZE), scale=(1.0, 1.0), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+)
+
+
+def vae_config(*, steps: int, seed: int) -> LatentVaeConfig:
+    """A VAE of stride 4."""
+    return LatentVaeConfig(
+        data="scenes",
+        loop=LoopConfig(
+            steps=steps,
+            batch_size=16,
+            learning_rate=1e-2,
+            seed=seed,
+            ema_decay=0.98,
+            eval_every=steps,
+            eval_images=8,
+        ),
+        augment=CROP,
+        width=16,
+        blocks=(0, 1, 1),
+        channels=CHANNELS,
+    )
+
+
+def words_config(backbone: Path, *, steps: int, seed: int) -> TextTrainConfig:
+    """The segmenter, which is never asked for the pairs of `HELD_OUT`."""
+    return TextTrainConfig(
+        data=("scenes",),
+        backbone=str(backbone),
+        loop=LoopConfig(
+            steps=steps,
+            batch_size=8,
+            learning_rate=4e-3,
+            seed=seed,
+            ema_decay=0.98,
+            eval_every=steps,
+            eval_images=16,
+        ),
+        augment=CROP,
+        template="{}",
+        held_out=HELD_OUT,
+    )
+
+
+def write_backbone(folder: Path, vae_run: Path, *, seed: int) -> Path:
+    """A folder as diffusers saves Stable Diffusion 1.x: random weights but for the VAE's."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=SIZE // 4,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            block_out_channels=WIDTHS,
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            cross_attention_dim=TEXT,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        write_words(folder)
+    unet.save_pretrained(folder / "unet")
+    DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+    ).save_pretrained(folder / "scheduler")
+    shutil.copytree(vae_run / "vae", folder / "vae")
+    index = {"_class_name": "StableDiffusionPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def write_words(folder: Path) -> None:
+    """A tokenizer of whole words and a CLIP whose states are mostly those of its tokens."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    words = (*COLOURS, *SHAPES)
+    letters = sorted(set("".join(words)))
+    ends = {word[i:] for word in words for i in range(len(word))}  # of words, whole ones included
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters]
+    tokens += [f"{end}</w>" for end in sorted({*ends, *letters}, key=lambda end: (len(end), end))]
+    merges = [(end[0], f"{end[1:]}</w>") for end in sorted(ends, key=len) if len(end) > 1]
+    tokenizer = CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=4
+    )
+    encoder: Any = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=TEXT,
+            intermediate_size=TEXT,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=len(tokens),
+            max_position_embeddings=4,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+    for name, weight in encoder.named_parameters():
+        if name.endswith("token_embedding.weight"):
+            torch.nn.init.normal_(weight, std=2.0)  # beside which attention and MLP say little
+            torch.nn.init.normal_(weight[:2], std=0.02)  # begin and end, alike in all texts
+    encoder.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def trained(folder: Path, *, vae_steps: int, steps: int, seed: int) -> TextSegmenter:
+    """A segmenter of words from nothing: a VAE, a backbone behind it, and the training of words.
+
+    Runs that lie in the folder already are not repeated.
+    """
+    vae, backbone, words = folder / "vae", folder / "backbone", folder / "words"
+    if not vae.exists():
+        train(vae_config(steps=vae_steps, seed=seed), vae)
+    if not backbone.exists():
+        write_backbone(backbone, vae, seed=seed)
+    if not words.exists():
+        train(words_config(backbone, steps=steps, seed=seed), words)
+    return TextSegmenter.from_pretrained(words)
+
+
+def other_word(pair: str) -> str:
+    """The next colour and the next shape of their lists: another word for each pair."""
+    colour, shape = pair.split()
+    colours = list(COLOURS)
+    i, j = (colours.index(colour) + 1) % len(colours), (SHAPES.index(shape) + 1) % len(SHAPES)
+    return f"{colours[i]} {SHAPES[j]}"
+
+
+@torch.inference_mode()
+def measure(model: TextSegmenter, *, limit: int) -> dict[str, float]:
+    """Means over the answers to single words in the first test scenes, all in [0, 1].
+
+    A word gets the pixels at which it is likelier than the background; other words do not compete.
+
+    Returns:
+        "trained" and "held-out": IoU of pairs that are in the scene, and were asked in training or
+        never. "shuffled": the same of all if the words are exchanged by `other_word`. "all
+        shapes", "colour alone", "shape alone": the same for an answer of every shape, of those of
+        the right colour, and of those of the right kind, all drawn without an error. "swapped":
+        share of the scene's shapes given to the trained pair that is not there although its colour
+        and its shape are; "swapped, held-out" the same of a held-out pair. "absent": the same of
+        all other pairs that are not there.
+    """
+    data = scenes("test")
+    ask = model.bound(in_own_sentence(vocabulary_of(SCENE_CLASSES), model), top=None, chunk=20)
+    values: dict[str, list[float]] = {}
+    for i in range(limit):
+        sample = data[i]
+        probs = ask(sample.image[None]).probs[0]  # 21 h w, the background first
+        found = dict(zip(PAIRS, probs[1:] > probs[:1], strict=True))
+        for name, value in scene_scores(found, sample.mask):
+            values.setdefault(name, []).append(value)
+    return {name: statistics.fmean(found) for name, found in sorted(values.items())}
+
+
+def scene_scores(found: Mapping[str, Tensor], mask: Tensor) -> Iterator[tuple[str, float]]:
+    """The scores of one scene, see `measure`."""
+    true = {pair: mask == label for label, pair in enumerate(PAIRS, 1)}
+    there = [pair for pair in PAIRS if true[pair].any()]
+    shapes = mask > 0
+    for pair in PAIRS:
+        unseen = pair in HELD_OUT
+        alike = [[other for other in there if word in other.split()] for word in pair.split()]
+        if pair in there:
+            yield "held-out" if unseen else "trained", iou(found[pair], true[pair])
+            yield "shuffled", iou(found[other_word(pair)], true[pair])
+            yield "all shapes", iou(shapes, true[pair])
+            for name, pairs in zip(("colour alone", "shape alone"), alike, strict=True):
+                yield name, iou(torch.stack([true[other] for other in pairs]).any(0), true[pair])
+        else:
+            given = ((found[pair] & shapes).sum() / shapes.sum()).item()
+            kind = "swapped" if all(alike) else "absent"
+            yield f"{kind}, held-out" if unseen and all(alike) else kind, given
+
+
+def iou(found: Tensor, true: Tensor) -> float:
+    return ((found & true).sum() / (found | true).sum().clamp(min=1)).item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--vae-steps", type=int, default=VAE_STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--limit", type=int, default=100, help="test scenes at most")
+    parser.add_argument("--runs", type=Path, default=Path("runs/held-out-pairs"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    found: dict[int, dict[str, float]] = {}
+    for seed in args.seeds:
+        folder = args.runs / f"{args.steps}-{seed}"
+        model = trained(folder, vae_steps=args.vae_steps, steps=args.steps, seed=seed)
+        found[seed] = measure(model, limit=args.limit)
+        print(f"seed {seed}: " + ", ".join(f"{n} {100 * v:.1f}" for n, v in found[seed].items()))
+    record = {"seeds": found, "held_out": HELD_OUT, "arguments": vars(args), "run": provenance()}
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / "held_out_pairs.json"
+    write_atomic(path, json.dumps(record, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
