@@ -6,7 +6,7 @@ Trains a `TextSegmenter` from random weights on the drawn scenes of `crispmask.d
 it for every pair of a colour and a shape in each of the first test scenes. Nothing of its backbone
 is pretrained: the VAE is set by hand, latents being pictures at half their size, and the text
 encoder is a CLIP of random weights whose states are mostly those of the single words. Numbers go to
-benchmarks/results/held_out_pairs.json.
+benchmarks/results/held_out_pairs_STEPS.json.
 """
 
 import argparse
@@ -194,12 +194,12 @@ def measure(model: TextSegmenter, *, limit: int) -> dict[str, float]:
 
     Returns:
         "trained" and "held-out": IoU of pairs that are in the scene, and were asked in training or
-        never. "other colour", "other shape", "both other": the same of all if a wrong word is
-        asked, see `exchanged`. "all shapes", "colour alone", "shape alone": the same for an answer
-        of every shape, of those of the right colour, and of those of the right kind, all drawn
-        without an error. "swapped": share of the scene's shapes given to the trained pair that is
-        not there although its colour and its shape are; "swapped, held-out" the same of a held-out
-        pair. "absent": the same of all other pairs that are not there.
+        never. "other colour", "other shape", "both other": what "trained" becomes if a wrong word
+        is asked, see `exchanged`; with ", held-out" what "held-out" becomes. "all shapes", "colour
+        alone", "shape alone": IoU of an answer that is every shape, all of the right colour, or all
+        of the right kind, drawn without an error. "swapped": share of the scene's shapes given to
+        the trained pair that is not there although its colour and its shape are; "swapped,
+        held-out" the same of a held-out pair. "absent": of all other pairs that are not there.
     """
     data = scenes("test")
     ask = model.bound(in_own_sentence(vocabulary_of(SCENE_CLASSES), model), top=None, chunk=20)
@@ -224,7 +224,7 @@ def scene_scores(found: Mapping[str, Tensor], mask: Tensor) -> Iterator[tuple[st
         if pair in there:
             yield "held-out" if unseen else "trained", iou(found[pair], true[pair])
             for name, other in exchanged(pair).items():
-                yield name, iou(found[other], true[pair])
+                yield f"{name}, held-out" if unseen else name, iou(found[other], true[pair])
             yield "all shapes", iou(shapes, true[pair])
             for name, pairs in zip(("colour alone", "shape alone"), alike, strict=True):
                 yield name, iou(torch.stack([true[other] for other in pairs]).any(0), true[pair])
@@ -262,7 +262,7 @@ def main() -> None:
         "run": provenance(),
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / "held_out_pairs.json"
+    path = args.output / f"held_out_pairs_{args.steps}.json"
     write_atomic(path, json.dumps(record, indent=1) + "\n")
 
 

@@ -23,14 +23,17 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_words_are_learned_apart(bench: ModuleType, tmp_path: Path) -> None:
-    """Trains in about a minute; what longer training gives stands in benchmarks/results."""
+    """Trains for a minute: colours are learned by then, and shapes in part; see docs/segment.md."""
     model = bench.trained(tmp_path, steps=bench.STEPS, seed=0)
     assert not set(model.config.class_names) & set(HELD_OUT)
     found = bench.measure(model, limit=60)
-    assert found["held-out"] > found["all shapes"] + 0.1
     assert found["trained"] > found["all shapes"] + 0.1
-    assert found["shuffled"] < 0.1
-    assert found["absent"] < 0.5 * found["held-out"]
+    assert found["held-out"] > found["all shapes"] + 0.05
+    for name in ("other colour", "both other"):  # with wrong words the same pictures give nothing
+        assert found[name] < 0.1
+        assert found[f"{name}, held-out"] < 0.1
+    assert found["other shape"] < found["trained"] - 0.03
+    assert found["absent"] < found["swapped"]
 
 
 def scene() -> Tensor:
@@ -53,8 +56,8 @@ def test_scores_of_the_truth(bench: ModuleType) -> None:
     values = scores(bench, {pair: mask == i for i, pair in enumerate(PAIRS, 1)})
     assert values["trained"] == [1, 1]
     assert values["held-out"] == [1]
-    assert values["both other"] == [0, 0, 0]
-    assert values["swapped, held-out"] == [0]
+    assert values["both other"] == [0, 0]
+    assert values["both other, held-out"] == values["swapped, held-out"] == [0]
     assert values["absent"] == [0] * 16
     assert sorted(values["colour alone"]) == sorted(values["shape alone"]) == [0.5, 0.5, 1]
     assert values["all shapes"] == pytest.approx([1 / 3] * 3)
@@ -71,8 +74,9 @@ def test_scores_of_one_who_knows_colours_alone(bench: ModuleType) -> None:
     values = scores(bench, colours)
     assert values["trained"] + values["held-out"] == [0.5, 1, 0.5]
     assert values["swapped, held-out"] == pytest.approx([1 / 3])  # the blue cross
-    assert values["other shape"] == [0.5, 0.5, 1]  # all the same to them
-    assert values["other colour"] == values["both other"] == [0, 0, 0]
+    assert values["other shape"] == values["trained"]  # all the same to them
+    assert values["other shape, held-out"] == values["held-out"]
+    assert values["other colour"] == values["both other"] == [0, 0]
     assert sum(values["absent"]) == pytest.approx(2 * 2 / 3 + 2 * 1 / 3)
 
 
