@@ -27,12 +27,12 @@ def test_words_are_learned_apart(bench: ModuleType, tmp_path: Path) -> None:
     model = bench.trained(tmp_path, steps=bench.STEPS, seed=0)
     assert not set(model.config.class_names) & set(HELD_OUT)
     found = bench.measure(model, limit=60)
-    assert found["trained"] > found["all shapes"] + 0.1
+    assert found["trained"] > found["all shapes"] + 0.15
     assert found["held-out"] > found["all shapes"] + 0.05
     for name in ("other colour", "both other"):  # with wrong words the same pictures give nothing
         assert found[name] < 0.1
         assert found[f"{name}, held-out"] < 0.1
-    assert found["other shape"] < found["trained"] - 0.03
+    assert found["other shape"] < found["trained"] - 0.02
     assert found["absent"] < found["swapped"]
 
 
