@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crispmask.atomic import write_atomic
 from crispmask.cli.asking import in_own_sentence
 from crispmask.data.scenes import COLOURS, HELD_OUT, SCENE_CLASSES, SHAPES, SIZE, scenes
 from crispmask.data.transforms import AugmentConfig
 from crispmask.evaluate.words import vocabulary_of
-from crispmask.models.checkpoint import write_atomic
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.provenance import provenance
 from crispmask.train import LoopConfig, TextTrainConfig, train
@@ -140,7 +140,8 @@ def write_words(folder: Path) -> None:
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters]
     tokens += [f"{end}</w>" for end in sorted({*ends, *letters}, key=lambda end: (len(end), end))]
     merges = [(end[0], f"{end[1:]}</w>") for end in sorted(ends, key=len) if len(end) > 1]
-    tokenizer = CLIPTokenizer(
+    kind: Any = CLIPTokenizer
+    tokenizer = kind(
         vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=4
     )
     encoder: Any = CLIPTextModel(

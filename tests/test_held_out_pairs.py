@@ -84,7 +84,8 @@ def test_latents_are_the_picture_at_half_size(bench: ModuleType) -> None:
     codec = LatentCodec(bench.folding_vae())
     picture = 2 * torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) - 1
     small = F.avg_pool2d(picture, 2)
-    folded = F.pixel_unshuffle(small, 2).unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+    folded = F.pixel_unshuffle(small, 2).view(2, 3, 4, SIZE // 4, SIZE // 4)
+    folded = folded.transpose(1, 2).flatten(1, 2)
     torch.testing.assert_close(codec.encode(picture), 2 * folded)
     coarse = F.interpolate(F.avg_pool2d(small, 2), scale_factor=4.0)
     torch.testing.assert_close(codec.decode(codec.encode(picture)), coarse, rtol=0, atol=0.05)
@@ -94,7 +95,8 @@ def test_a_word_is_a_token(bench: ModuleType, tmp_path: Path) -> None:
     bench.write_words(tmp_path)
     words = QueryEncoder.from_folder(tmp_path)
     assert words.tokenizer.tokenize("red circle") == ["red</w>", "circle</w>"]
-    tokens = words.encode(PAIRS).tokens.unflatten(0, (5, 4))  # colour shape token d
+    tokens = words.encode(PAIRS).tokens
+    tokens = tokens.view(5, 4, *tokens.shape[1:])  # colour shape token d
     alike = torch.cosine_similarity(tokens[0, :, 2], tokens[1, :, 2], dim=-1)
     assert alike.min() > 0.9  # a shape's state hardly depends on the colour before it
     assert torch.cosine_similarity(tokens[0, 0, 2], tokens[0, 1, 2], dim=0) < 0.7

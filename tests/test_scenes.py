@@ -26,7 +26,7 @@ DATASETS = {split: scenes(split) for split in SCENES}
 def pairs_of(data: ScenesDataset) -> list[set[str]]:
     """Names of what each scene shows."""
     return [
-        {SCENE_CLASSES[i] for i in s.mask.unique().tolist() if i}
+        {SCENE_CLASSES[i] for i in torch.unique(s.mask).tolist() if i}
         for s in map(data.__getitem__, range(len(data)))
     ]
 
@@ -77,7 +77,7 @@ def test_three_of_four_pairs_are_there(split: str) -> None:
 def test_colours_are_those_of_the_names() -> None:
     for i in range(20):
         sample = DATASETS["test"][i]
-        for label in sample.mask.unique().tolist():
+        for label in torch.unique(sample.mask).tolist():
             name = SCENE_CLASSES[label].split()[0]
             if name in COLOURS:
                 inside = sample.image[:, sample.mask == label].median(1).values

@@ -64,7 +64,8 @@ def cover(shape: str, x: float, y: float, radius: float) -> Floats:
             inside = box & (2 * abs(u) <= v + 1)
         case _:
             inside = box & (np.minimum(abs(u), abs(v)) <= 0.36)
-    return inside.reshape(SIZE, FINE, SIZE, FINE).mean((1, 3))
+    share: Floats = inside.reshape(SIZE, FINE, SIZE, FINE).mean((1, 3))
+    return share
 
 
 def choose_pairs(rng: np.random.Generator, *, held_out: bool) -> tuple[str, ...]:
