@@ -25,7 +25,7 @@ from crispmask.recipes import earth_base, earth_refiner
 from crispmask.report import Report
 from earth_models import RESULTS, save
 from evidence import summary
-from study_runs import FOLDS, Run, announce, finish
+from study_runs import FOLDS, Run, announce, finish, shorter
 
 SHARES = (0.05, 0.1, 0.25)
 """Of the training images, that are labelled."""
@@ -82,7 +82,7 @@ def arms(share: float, *, seeds: int, runs: Path) -> Arms:
         for i in range(FOLDS)
     ]
     own = replace(
-        earth_refiner(),
+        shorter(earth_refiner()),
         base=str(base.folder),
         fold_bases=tuple(str(run.folder) for run in folds),
         labelled=share,

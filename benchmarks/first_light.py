@@ -5,8 +5,8 @@ Control and refined stand twice, behind the base and behind base + flip.
     python benchmarks/first_light.py earth --runs runs --output benchmarks/results
     python benchmarks/first_light.py camvid:FOLDER --runs runs --output benchmarks/results
 
-Expects the runs that `benchmarks/train_first_light.sh` leaves: NAME-base, NAME-refiner-SEED,
-NAME-control-SEED and, for CamVid, camvid-base-longer.
+Expects the runs that `benchmarks/train_first_light.sh` leaves: NAME-base, NAME-base-longer,
+NAME-refiner-SEED and NAME-control-SEED.
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python benchmarks/study.py earth all --train-only      # the same in a second shell: they share
 
 Expects the runs of `benchmarks/train_first_light.sh`. All arms of a table take one recipe with one
-thing changed and the same number of steps: on Earth that of the default refiner, with a temperature
-fitted to the validation tiles, as that of the default is; on CamVid a smaller one (`smaller`) at
+thing changed and the same number of steps: on Earth that of `earth-refiner` with 500 steps
+(`shorter`) and a temperature fitted to the validation tiles; on CamVid a smaller one (`smaller`) at
 half the size of the images (`half_camvid.py`), where the bases see what they see otherwise. Trained
 arms lie in runs/study/DATA/; an interrupted run is resumed, a finished one is not repeated, one
 that another shell trains is left to it. Each table is written to

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains everything that benchmarks/first_light.py compares; skips what is already there.
-#   bash benchmarks/train_first_light.sh earth            (about 1.5 hours on two cores)
+#   bash benchmarks/train_first_light.sh earth            (about 3 hours on one core)
 #   CRISPMASK_DATA=FOLDER bash benchmarks/train_first_light.sh camvid
 set -euo pipefail
 data=$1
@@ -14,6 +14,7 @@ if [ "$data" = camvid ]; then
 fi
 run "$data-base" "$data-base" --loop.eval-images 0
 if [ "$data" = earth ]; then
+  run earth-base-longer earth-base --loop.steps 1200 --loop.eval-every 300 --loop.eval-images 20
   for fold in 0 1 2 3 4; do
     run "earth-base-fold-$fold" earth-base --folds 5 --fold "$fold" --loop.eval-images 0
   done

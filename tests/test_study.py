@@ -120,9 +120,7 @@ def test_runs_are_shared_between_tables_and_the_defaults_are_known(bench: Any, d
             for arm in every[table]
         }
 
-    names = ("refiner-1", "control-1") if data == "earth" else ("default-1", "stateinput=False-1")
-    first = f"runs/{data}-" if data == "earth" else f"runs/study/{data}/"
-    known = [f"{first}{name}" for name in names]
+    known = [f"runs/study/{data}/{name}" for name in ("default-1", "stateinput=False-1")]
     assert folders("calls") == {known[0]}
     assert folders("noise") & folders("reverse") == {f"runs/study/{data}/noisetarget=truth-1"}
     assert set(known) < folders("bases")
