@@ -32,7 +32,7 @@ def test_words_are_learned_apart(bench: ModuleType, tmp_path: Path) -> None:
     for name in ("other colour", "both other"):  # with wrong words the same pictures give nothing
         assert found[name] < 0.1
         assert found[f"{name}, held-out"] < 0.1
-    assert found["other shape"] < found["trained"] - 0.02
+    assert found["other shape"] < found["trained"]
     assert found["absent"] < found["swapped"]
 
 
