@@ -607,7 +607,7 @@ def test_a_closed_code_for_a_background(other: Path, backbone: Path, tmp_path: P
 
 
 def test_a_backbone_that_is_none(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no model called .*nothing.* hf download"):
+    with pytest.raises(InputError, match=r"no model called .*nothing.* hf download"):
         train(text_config(data, tmp_path / "nothing"), tmp_path / "run")
 
 
