@@ -62,7 +62,7 @@ def captioned_crops(
             augmentation,
             generator=generator,
         )
-        latents.append(encode(2 * images - 1))
+        latents.append(encode(2 * images - 1).cpu())
         captions += [caption(mask, class_names, kinds=kinds, rng=rng) for mask in masks]
     return CaptionedCrops(torch.cat(latents), tuple(captions))
 
