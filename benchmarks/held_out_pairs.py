@@ -19,16 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crispmask.atomic import write_atomic
 from crispmask.cli.asking import in_own_sentence
 from crispmask.data.scenes import COLOURS, HELD_OUT, SCENE_CLASSES, SHAPES, SIZE, scenes
 from crispmask.data.transforms import AugmentConfig
 from crispmask.evaluate.words import vocabulary_of
 from crispmask.models.text_segmenter import TextSegmenter
-from crispmask.provenance import provenance
 from crispmask.train import LoopConfig, TextTrainConfig, train
-
-RESULTS = Path(__file__).parent / "results"
+from earth_models import RESULTS, save
 
 WIDTHS = (16, 32)
 CHANNELS = 12
@@ -255,16 +252,8 @@ def main() -> None:
         model = trained(folder, steps=args.steps, seed=seed)
         found[seed] = measure(model, limit=args.limit)
         print(f"seed {seed}: " + ", ".join(f"{n} {100 * v:.1f}" for n, v in found[seed].items()))
-    record = {
-        "held_out": HELD_OUT,
-        "steps": args.steps,
-        "scenes": args.limit,
-        "seeds": found,
-        "run": provenance(),
-    }
-    args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / f"held_out_pairs_{args.steps}.json"
-    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    about = {"held_out": HELD_OUT, "steps": args.steps, "scenes": args.limit}
+    save(f"held_out_pairs_{args.steps}", {**about, "seeds": found}, args.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crispmask.data.folder import LABEL_SUFFIXES, files_by_stem, find_class_names
 from crispmask.data.sample import read_mask
-from crispmask.data.source import PUBLISHED, AnyDataset, open_split
+from crispmask.data.source import INCLUDED, PUBLISHED, AnyDataset, open_split
 from crispmask.data.transforms import resize_labels
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE, Mask
@@ -87,7 +87,7 @@ def open_masks(source: str) -> MaskSplits:
     Raises:
         InputError: if there is no such folder, or a part of it has too few label files.
     """
-    if source.partition(":")[0] in ("earth", "fields", "scenes", "camvid", *PUBLISHED):
+    if source.partition(":")[0] in (*INCLUDED, "camvid", *PUBLISHED):
         data = open_split(source, "train"), open_split(source, "val")
         train, val = map(SampleMasks, data)
         return MaskSplits(train=train, val=val, class_names=data[0].class_names)

@@ -21,6 +21,12 @@ from crispmask.errors import InputError
 
 Split = Literal["train", "val", "test"]
 
+INCLUDED: dict[str, Callable[[str], EarthDataset | FieldsDataset | ScenesDataset]] = {
+    "earth": earth,
+    "fields": fields,
+    "scenes": scenes,
+}
+"""Data sets that come with the package or are drawn by it."""
 
 PUBLISHED: dict[str, Callable[[Path, str], PairDataset | DecodedDataset | SliceDataset]] = {
     "ade20k": ade20k,
@@ -63,12 +69,8 @@ def open_split(source: str, split: Split) -> AnyDataset:
     Raises:
         InputError: if there is no such data set or split.
     """
-    if source == "earth":
-        return earth(split)
-    if source == "fields":
-        return fields(split)
-    if source == "scenes":
-        return scenes(split)
+    if source in INCLUDED:
+        return INCLUDED[source](split)
     name, _, where = source.partition(":")
     if name == "camvid":
         shared = shared_data()
@@ -113,7 +115,7 @@ def open_data(
         InputError: if there is no such data set, or nothing says what its classes are called.
     """
     kind, _, where = name.partition(":")
-    if kind in ("earth", "fields", "scenes"):
+    if kind in INCLUDED:
         return open_split(kind, as_split(where or split))
     if name == "camvid":
         return open_split(name, split)

@@ -15,6 +15,7 @@ from crispmask.diffusion.gaussian import Latents, Steps, guided_latents, sample_
 from crispmask.errors import InputError
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_image
+from crispmask.models.mask_images import fill_unknown
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_question import Question
@@ -80,7 +81,7 @@ def answer(
         size = (pixels.shape[-2], pixels.shape[-1])
         labels = start_labels(segmenter, start, vocabulary=vocabulary, sampling=how, size=size)
     if labels is not None:
-        labels = labels.to(pixels.device)
+        labels = fill_unknown(labels).to(pixels.device)  # by the nearest known, as in training
     with torch.inference_mode(), evaluating(segmenter), autocast(pixels.device):
         scenes = [
             scene(

@@ -9,7 +9,6 @@ import torch
 from crispmask.diffusion.gaussian import Latents, add_noise, inference_steps
 from crispmask.errors import InputError
 from crispmask.models.evidence import as_labels
-from crispmask.models.mask_images import fill_unknown
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_question import Question, TextSampling
 from crispmask.models.text_views import View
@@ -25,9 +24,7 @@ def start_labels(
     sampling: TextSampling,
     size: tuple[int, int],
 ) -> Mask | None:
-    """Labels of all pixels to begin with, 1 h w, checked; None if no pixel is known.
-
-    An unknown pixel gets the label of the nearest known one, as in training.
+    """Labels to begin with, 1 h w, checked; None if no pixel is known.
 
     Args:
         segmenter: that is to begin with them.
@@ -67,7 +64,7 @@ def start_labels(
     inference_steps(  # refuses more calls than there are steps
         segmenter.scheduler, sampling.num_inference_steps, strength=sampling.strength
     )
-    return None if (mask == IGNORE).all() else fill_unknown(mask)
+    return None if (mask == IGNORE).all() else mask
 
 
 def noised_masks(
