@@ -33,6 +33,7 @@ from crispmask.recipes import earth_base, paper_ade_b2
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
+from crispmask.train.evidence import EvidenceConfig
 from crispmask.train.loop import Drawn, Task, _groups, fit, learning_rate
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 
@@ -289,6 +290,55 @@ def test_a_segformer_is_trained_and_refined(data: Path, tmp_path: Path) -> None:
     refiner = MaskRefiner.from_pretrained(behind)
     image = torch.rand(1, 3, 40, 33)
     assert refiner(image, model(image)).probs.shape == (1, 3, 40, 33)
+
+
+@pytest.mark.parametrize("state_input", [True, False])
+def test_a_refiner_goes_on_and_begins_to_read_evidence(
+    data: Path, base: Path, tmp_path: Path, state_input: bool
+) -> None:
+    config = replace(refiner_config(data, base), state_input=state_input)
+    plain = train(replace(config, loop=loop(steps=4, learning_rate=1e-2)), tmp_path / "plain")
+    config = replace(config, init=str(plain), evidence=EvidenceConfig(share=1.0))
+    still = train(replace(config, loop=loop(steps=1, learning_rate=1e-9)), tmp_path / "still")
+    more = train(replace(config, loop=loop(steps=2, learning_rate=1e-2)), tmp_path / "more")
+
+    image, segmenter = torch.rand(1, 3, 32, 32), FPNSegmenter.from_pretrained(base)
+    known = torch.full((1, 32, 32), IGNORE)
+    known[:, 8:12, 8:12] = 2
+    unknown = (known == IGNORE)[:, None]
+    before, begun, after = (MaskRefiner.from_pretrained(f) for f in (plain, still, more))
+    for model in (begun, after):  # the answer, not how sure it is
+        model.config = replace(model.config, temperature=before.config.temperature)
+    answer = before(image, segmenter(image)).probs
+    assert not torch.allclose(answer, segmenter(image).probs, atol=1e-3)  # it learned something
+    assert torch.allclose(begun(image, segmenter(image)).probs, answer, atol=1e-5)
+    assert begun.network.stem_near.weight.abs().max() < 1e-6
+    assert after.network.stem_near.weight.abs().max() > 1e-4
+    if not state_input:  # else known labels stand in a state that is read already
+        told = begun(image, segmenter(image), known=known).probs
+        assert torch.allclose(told.where(unknown, 0), answer.where(unknown, 0), atol=1e-5)
+        assert after.network.stem_state.weight.abs().max() > 1e-4
+
+
+def test_a_refiner_of_another_kind_is_not_gone_on_from(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    config = refiner_config(data, base)
+    wide = train(replace(config, widths=(24, 24)), tmp_path / "wide")
+    for changes, names in (
+        ({}, "widths"),
+        ({"widths": (24, 24), "process": "absorbing"}, "process, num_states"),
+        ({"widths": (24, 24), "state_input": False}, "state_input"),
+    ):
+        with pytest.raises(InputError, match=f"another kind: {names} differ"):
+            train(replace(config, init=str(wide), **changes), tmp_path / "run")
+    told = replace(config, widths=(24, 24), evidence=EvidenceConfig())
+    told_folder = train(told, tmp_path / "told")
+    with pytest.raises(InputError, match="another kind: evidence differ"):
+        train(replace(told, init=str(told_folder), evidence=None), tmp_path / "run")
+    with pytest.raises(InputError, match="nowhere"):
+        train(replace(config, init=str(tmp_path / "nowhere")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # stop and resume

@@ -1,6 +1,10 @@
 """The models that runs start with."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
 
 from crispmask.errors import InputError
 from crispmask.models.bases import Base, load_base
@@ -50,7 +54,7 @@ def new_segmenter(config: SegmenterTrainConfig, names: Sequence[str]) -> Base:
 def new_refiner(
     config: RefinerTrainConfig, names: Sequence[str], *, feature_channels: int
 ) -> MaskRefiner:
-    """A refiner as the run asks for it, its weights drawn at random.
+    """A refiner as the run asks for it: trained before, or with weights drawn at random.
 
     Args:
         config: of the run.
@@ -58,8 +62,8 @@ def new_refiner(
         feature_channels: that the base gives.
 
     Raises:
-        InputError: if the crops do not divide into the network's coarsest pixels, or the codec does
-            not fit.
+        InputError: if the crops do not divide into the network's coarsest pixels, or the codec or
+            the refiner to go on from does not fit.
     """
     k = len(names)
     codec = None if config.codec is None else _codec(config.codec, config.stride, names)
@@ -92,7 +96,44 @@ def new_refiner(
     if codec is not None:
         assert refiner.codec is not None
         refiner.codec.load_state_dict(codec.network.state_dict())
+    if config.init:
+        _go_on_from(config.init, refiner)
     return refiner
+
+
+def _go_on_from(folder: str, refiner: MaskRefiner) -> None:
+    """Give a refiner the weights of a trained one, and so its answers.
+
+    What reads evidence, if the trained one does not, begins at zero: known labels tell it nothing
+    yet.
+    """
+    before = MaskRefiner.from_pretrained(folder)
+    theirs, ours = _kind(before.config), _kind(refiner.config)
+    differ = [name for name in theirs if theirs[name] != ours[name]]
+    reads = before.config.network.evidence
+    if reads and not refiner.config.network.evidence:
+        differ.append("evidence")
+    if differ:
+        raise InputError(
+            f"this run cannot go on from the refiner {folder}, which is of another kind: "
+            f"{', '.join(differ)} differ; set them as they are in its config.json, or leave init "
+            "out."
+        )
+    found = refiner.load_state_dict(before.state_dict(), strict=reads)
+    for name in found.missing_keys:
+        if name != "network.embed.weight":  # stays random: what reads it begins at zero
+            nn.init.zeros_(refiner.get_parameter(name))
+
+
+def _kind(config: RefinerConfig) -> dict[str, Any]:
+    """What a refiner has in common with all that can go on from it."""
+    kind: dict[str, Any] = dataclasses.asdict(config)
+    network: dict[str, Any] = kind.pop("network")
+    for fitted in ("temperature", "gate", "label_threshold", "condition_dropout"):
+        del kind[fitted]
+    for free in ("evidence", "dropout", "embed_trained"):
+        del network[free]
+    return kind | network
 
 
 def _codec(folder: str, stride: int, names: Sequence[str]) -> CodecModel:
