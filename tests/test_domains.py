@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from crispmask.data.decoded import read_colours
-from crispmask.data.domains import POTSDAM_COLOURS, POTSDAM_TEST
+from crispmask.data.domains import ISAID_COLOURS, POTSDAM_COLOURS, POTSDAM_TEST
 from crispmask.data.source import Split, open_split
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
+
+ISAID_USED = ("background", "ship", "Helicopter", "Harbor")
 
 RNG = np.random.default_rng(0)
 
@@ -48,6 +50,15 @@ def potsdam(root: Path) -> None:
         (root / "2_Ortho_RGB" / f"top_potsdam_{tile}_RGB.tfw").write_text("0.05\n")
         label = root / "5_Labels_all" / f"top_potsdam_{tile}_label.tif"
         picture(label, in_colours(*POTSDAM_COLOURS.values()) // 255 * 252)
+
+
+def isaid(root: Path) -> None:
+    colours = in_colours(*(ISAID_COLOURS[name] for name in ISAID_USED))
+    for split, numbers in (("train", (2, 10)), ("val", (3,))):
+        for n in numbers:
+            picture(root / split / "images" / f"P{n:04d}.png")
+            picture(root / split / "images" / f"P{n:04d}_instance_color_RGB.png", colours)
+            picture(root / split / "images" / f"P{n:04d}_instance_id_RGB.png")
 
 
 def kvasir(root: Path) -> None:
@@ -119,6 +130,7 @@ def coco_stuff(root: Path) -> None:
 LAYOUTS: dict[str, tuple[Callable[[Path], None], dict[Split, int], list[int]]] = {
     "loveda": (loveda, {"train": 3, "val": 3}, [IGNORE, *range(7)]),
     "potsdam": (potsdam, {"train": 2, "test": 1}, list(range(6))),
+    "isaid": (isaid, {"train": 2, "val": 1}, [0, 1, 10, 15]),
     "kvasir": (kvasir, {"train": 2, "val": 1}, [0, 1]),
     "isic2018": (isic2018, {"train": 2, "val": 1, "test": 1}, [0, 1]),
     "phenobench": (phenobench, {"train": 2, "val": 1}, [0, 1, 2, 1, 2, 0]),
@@ -160,9 +172,9 @@ def test_an_empty_folder_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_missing_label_is_named(name: str, tmp_path: Path) -> None:
     LAYOUTS[name][0](tmp_path)
     folders = ("masks_png", "5_Labels_all", "masks", "semantics", "annotations")
-    kinds = ("GroundTruth", "SegmentationClass", "annotations")
+    kinds = ("GroundTruth", "SegmentationClass", "annotations", "_instance_color_")
     for path in tmp_path.rglob("*.*"):
-        if path.parent.name in folders or any(kind in str(path.parent) for kind in kinds):
+        if path.parent.name in folders or any(kind in str(path) for kind in kinds):
             path.unlink()
     with pytest.raises(InputError, match=r"missing \(first|have none \(first"):
         open_split(f"{name}:{tmp_path}", "train")

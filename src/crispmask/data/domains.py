@@ -1,6 +1,7 @@
 """Published data sets beyond streets and rooms, read as they are unpacked.
 
-Remote sensing: LoveDA, Potsdam. Medicine: Kvasir-SEG, ISIC 2018. Agriculture: PhenoBench, CWFID.
+Remote sensing: LoveDA, Potsdam, iSAID. Medicine: Kvasir-SEG, ISIC 2018. Agriculture: PhenoBench,
+CWFID.
 """
 
 import re
@@ -32,6 +33,18 @@ POTSDAM_TEST = (
     *("5_13", "5_14", "5_15", "6_13", "6_14", "6_15", "7_13"),
 )
 """Tiles whose labels the benchmark held back at first; the other 24 are for training."""
+
+ISAID_COLOURS = dict(
+    zip(
+        published_names("isaid-16"),
+        (
+            *((0, 0, 0), (0, 0, 63), (0, 63, 63), (0, 63, 0), (0, 63, 127), (0, 63, 191)),
+            *((0, 63, 255), (0, 127, 63), (0, 127, 127), (0, 0, 127), (0, 0, 191), (0, 0, 255)),
+            *((0, 191, 127), (0, 127, 191), (0, 127, 255), (0, 100, 155)),
+        ),
+        strict=True,
+    )
+)
 
 KVASIR_CLASSES = published_names("kvasir-2")
 
@@ -84,6 +97,32 @@ def potsdam(root: Path, split: str) -> DecodedDataset:
         class_names=tuple(POTSDAM_COLOURS),
         decode=partial(read_colours, colours=colours, tolerance=127),
         source=root,
+    )
+
+
+def isaid(root: Path, split: str) -> DecodedDataset:
+    """iSAID (Waqas Zamir et al. 2019): ``{train,val}/images/P0002.png``, and beside each image
+    ``P0002_instance_color_RGB.png``, as its development kit wants them.
+
+    Background and 15 kinds of things in pictures of DOTA, of up to 13,000 pixels a side; a sample
+    is a whole picture.
+
+    Raises:
+        InputError: if the split is neither train nor val, or the folder is laid out otherwise.
+    """
+    check_split(split, ("train", "val"), "iSAID")
+    folder = Path(root) / split / "images"
+    pairs = {
+        name: (path, folder / f"{name}_instance_color_RGB.png")
+        for name, path in files_by_stem(folder, (".png",)).items()
+        if "_instance_" not in name
+    }
+    colours = {colour: i for i, colour in enumerate(ISAID_COLOURS.values())}
+    return DecodedDataset(
+        pairs,
+        class_names=tuple(ISAID_COLOURS),
+        decode=partial(read_colours, colours=colours),
+        source=Path(root),
     )
 
 

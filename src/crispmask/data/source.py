@@ -8,7 +8,7 @@ from crispmask.data.ade20k import ade20k
 from crispmask.data.catalog import camvid, shared_data
 from crispmask.data.cityscapes import cityscapes
 from crispmask.data.decoded import DecodedDataset
-from crispmask.data.domains import cwfid, isic2018, kvasir, loveda, phenobench, potsdam
+from crispmask.data.domains import cwfid, isaid, isic2018, kvasir, loveda, phenobench, potsdam
 from crispmask.data.earth import EarthDataset, earth
 from crispmask.data.fields import FieldsDataset, fields
 from crispmask.data.folder import FolderDataset, find_class_names, read_class_names
@@ -34,6 +34,7 @@ PUBLISHED: dict[str, Callable[[Path, str], PairDataset | DecodedDataset | SliceD
     "coco-stuff": coco_stuff,
     "colin27": colin27,
     "cwfid": cwfid,
+    "isaid": isaid,
     "isic2018": isic2018,
     "kvasir": kvasir,
     "loveda": loveda,
