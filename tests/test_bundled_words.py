@@ -52,6 +52,18 @@ def test_it_knows_land_from_water_better_than_chance() -> None:
 
 
 @needs_minilm
+def test_a_single_word_that_is_not_there_has_no_pixels() -> None:
+    model, tiles = TextSegmenter.from_pretrained("text-earth"), earth("test")
+    found: dict[str, list[float]] = {}
+    for word in ("piano", "water"):
+        ask = model.bound([word])
+        answers = [ask(tiles[i].image).labels for i in range(0, 50, 10)]
+        found[word] = [(labels == 0).float().mean().item() for labels in answers]
+    assert max(found["piano"]) < 0.05
+    assert max(found["water"]) > 0.1
+
+
+@needs_minilm
 def test_the_command_answers_with_it(tmp_path: Path) -> None:
     from PIL import Image
 

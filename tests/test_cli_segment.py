@@ -11,10 +11,10 @@ from PIL import Image
 
 from backbone_layouts import write_backbone
 from crispmask.cli import main
-from crispmask.cli.segment import CHANCE, SegmentArguments
+from crispmask.cli.segment import SegmentArguments
 from crispmask.data.sample import read_mask, write_mask
 from crispmask.models.text_segmenter import TextSegmenter
-from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.models.vocabulary import CHANCE, Threshold, Vocabulary
 from tiny_text import tiny_segmenter
 
 WORDS = "water, forest, city"

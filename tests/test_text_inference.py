@@ -24,7 +24,7 @@ from crispmask.errors import InputError
 from crispmask.evaluate.open_vocabulary import WordsProtocol, evaluate_words
 from crispmask.models.text_answer import TextAnswer
 from crispmask.models.text_views import blended, scene
-from crispmask.models.vocabulary import Rivals, Threshold, Vocabulary
+from crispmask.models.vocabulary import CHANCE, Rivals, Threshold, Vocabulary
 from tiny_text import Spy, image_file, picture, tiny_segmenter, unweighted, watched
 
 WORDS = ("cat", "dog", "bird", "cow", "fish")
@@ -266,6 +266,17 @@ def test_a_threshold_is_a_chance_over_the_floor(model: TextSegmenter) -> None:
     answer = other(picture(), words, top=None)
     assert 0 < (chance < 0.3).float().mean() < 1
     assert torch.equal(answer.labels == 3, chance < 0.3)
+
+
+def test_a_single_word_is_told_from_the_rest(model: TextSegmenter) -> None:
+    words = Vocabulary(class_names=("cat",), templates=PLAIN, background=Threshold(score=CHANCE))
+    for texts in (["cat"], "cat", {"cat": ()}):
+        answer = model(picture(), texts)
+        assert answer.label_names == ("cat", "background")
+        assert torch.equal(answer.probs, model(picture(), words).probs)
+    alone = model(picture(), replace(words, background=None))
+    assert alone.label_names == ("cat",)  # a vocabulary is taken at its word
+    assert (alone.probs == 1).all()
 
 
 def test_the_best_rival_is_always_drawn(model: TextSegmenter) -> None:

@@ -19,7 +19,7 @@ from crispmask.data.sample import read_image
 from crispmask.errors import InputError
 from crispmask.models.text_question import TextSampling
 from crispmask.models.text_start import start_labels
-from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.models.vocabulary import CHANCE, Threshold, Vocabulary
 from crispmask.provenance import provenance
 from crispmask.report.segment import (
     SegmentReport,
@@ -33,11 +33,6 @@ PICTURES = 20
 """Images that the page shows; the others are in the JSON file."""
 
 PARTS = ("labels", "overlays", "uncertainty")
-
-
-CHANCE = 0.4
-"""Threshold for words of one's own: of all that `benchmarks/background.py` tries, that with the
-fewest errors on validation tiles."""
 
 
 @dataclass(frozen=True, kw_only=True)

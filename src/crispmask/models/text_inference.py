@@ -147,17 +147,19 @@ def _plan(
         pinned = [query for query in queries if vocabulary.queries[query] in how.pinned]
         rivals = [query for query in best_first if owners[query] == rival]
         queries = sorted({*best_first[: how.top], *pinned, *rivals[:1]})
-    label_of, names = vocabulary.query_labels, vocabulary.label_names
-    labels = [label_of[query] for query in queries]
-    policy, floor = vocabulary.background, None
-    left_over = [names.index("background")] if isinstance(policy, Threshold) else []
-    kept = tuple(sorted({*labels, *left_over}))
+    labels = [vocabulary.query_labels[query] for query in queries]
+    kept, policy, floor = sorted(set(labels)), vocabulary.background, None
     if isinstance(policy, Threshold):
+        left_over = vocabulary.label_names.index("background")
+        kept = sorted({*labels, left_over})
         chance = math.log(policy.score / (1 - policy.score))
         score = segmenter.config.floor + segmenter.config.temperature * chance
-        floor = (kept.index(*left_over), score)
+        floor = (kept.index(left_over), score)
     return Plan(
-        queries=queries, labels=kept, places=[kept.index(label) for label in labels], floor=floor
+        queries=queries,
+        labels=tuple(kept),
+        places=[kept.index(label) for label in labels],
+        floor=floor,
     )
 
 

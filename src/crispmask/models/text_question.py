@@ -9,7 +9,7 @@ from crispmask.errors import InputError
 from crispmask.models.text_config import Decode, TextSegmenterConfig, pass_prompts
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_states import TextStates
-from crispmask.models.vocabulary import Vocabulary
+from crispmask.models.vocabulary import CHANCE, Threshold, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,8 @@ def _vocabulary(texts: Any, config: TextSegmenterConfig) -> Vocabulary:
         given: Any = texts
         parsed = Vocabulary.parse(given) if isinstance(given, str) else Vocabulary.from_texts(given)
         vocabulary = replace(parsed, templates=(config.template,))
+        if len(vocabulary.label_names) == 1 and not config.closed:  # it would be everywhere
+            vocabulary = replace(vocabulary, background=Threshold(score=CHANCE))
     if config.closed and config.class_names not in ((), vocabulary.queries):
         raise InputError(
             f"this model draws its own {len(config.class_names)} classes as one picture (mask_code="

@@ -138,7 +138,9 @@ class TextSegmenter(TextDenoiser):
         Args:
             image: path, PIL image, h w 3 array or tensor (1) 3 h w in [0, 1].
             texts: words in a list, in a mapping to their synonyms, in one text with commas, the
-                name of a class list, or a `Vocabulary`.
+                name of a class list, or a `Vocabulary`. Words leave no background: each pixel gets
+                the one that suits it best. A single word is told from the rest of the image, as
+                with ``Vocabulary(class_names=(word,), background=Threshold(score=0.4))``.
             num_inference_steps: calls for each query, exactly.
             top: queries at most that are drawn, those with the largest probability at any pixel
                 by the ranking's part of the score alone; None draws all. A closed mask code always
