@@ -3,9 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-
-import jinja2
 
 from crispmask.report import svg
 from crispmask.report.corrections import corrections_chart
@@ -22,6 +19,7 @@ from crispmask.report.pictures import (
 from crispmask.report.plots import Point, gains_chart, state_chart, steps_chart
 from crispmask.report.report import Report
 from crispmask.report.results import COLUMNS, CONFIDENCE_COLUMNS, Column, Example, RowResult
+from crispmask.report.template import render
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,48 +56,46 @@ class Figure:
 
 def page(report: Report) -> str:
     """The page as text."""
-    source = resources.files("crispmask.report").joinpath("page.html.jinja")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(source.read_text(encoding="utf-8"))
     bars = class_bars(report)
     shown = {bar.name for bar in bars}
-    return template.render(
-        report=report,
-        headline=headline(report),
-        tables={
-            "results": (COLUMNS, [(row, cells(report, row, COLUMNS)) for row in report.rows]),
-            "confidence": (
-                CONFIDENCE_COLUMNS,
-                [(row, cells(report, row, CONFIDENCE_COLUMNS)) for row in report.rows],
-            ),
+    return render(
+        "page",
+        {
+            "report": report,
+            "headline": headline(report),
+            "tables": {
+                "results": (COLUMNS, [(row, cells(report, row, COLUMNS)) for row in report.rows]),
+                "confidence": (
+                    CONFIDENCE_COLUMNS,
+                    [(row, cells(report, row, CONFIDENCE_COLUMNS)) for row in report.rows],
+                ),
+            },
+            "state_rows": state_rows(report),
+            "state_figure": state_figure(report),
+            "corrections_figure": corrections_figure(report),
+            "corrected": corrected_panels(report.corrections.example, report.palette)
+            if report.corrections and report.corrections.example
+            else (),
+            "figures": figures(report),
+            "bars": bars,
+            "absent": [name for name in report.class_names if name not in shown],
+            "examples": [
+                (example, chip(example), panels(example, report.palette, ours=report.ours))
+                for example in report.examples
+            ],
+            "legend": [
+                (name, css(colour))
+                for name, colour in zip(report.class_names, report.palette, strict=True)
+            ],
+            "unknown": css(UNKNOWN_COLOUR),
+            "changes": [
+                ("wrong → right", css(FIXED)),
+                ("right → wrong", css(BROKEN)),
+                ("wrong → wrong", css(STILL_WRONG)),
+            ],
+            "heat": ", ".join(css(colour) for colour in HEAT),
+            "plot_style": svg.style(),
         },
-        state_rows=state_rows(report),
-        state_figure=state_figure(report),
-        corrections_figure=corrections_figure(report),
-        corrected=corrected_panels(report.corrections.example, report.palette)
-        if report.corrections and report.corrections.example
-        else (),
-        figures=figures(report),
-        bars=bars,
-        absent=[name for name in report.class_names if name not in shown],
-        examples=[
-            (example, chip(example), panels(example, report.palette, ours=report.ours))
-            for example in report.examples
-        ],
-        legend=[
-            (name, css(colour))
-            for name, colour in zip(report.class_names, report.palette, strict=True)
-        ],
-        unknown=css(UNKNOWN_COLOUR),
-        changes=[
-            ("wrong → right", css(FIXED)),
-            ("right → wrong", css(BROKEN)),
-            ("wrong → wrong", css(STILL_WRONG)),
-        ],
-        heat=", ".join(css(colour) for colour in HEAT),
-        plot_style=svg.style(),
     )
 
 

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
@@ -28,6 +26,7 @@ from crispmask.report.pictures import (
     data_uri,
     heat_picture,
 )
+from crispmask.report.template import render
 
 BACKGROUND = "background"
 
@@ -191,18 +190,13 @@ class SegmentReport:
 
     def html(self) -> str:
         """The page as text."""
-        source = resources.files("crispmask.report").joinpath("segment.html.jinja")
-        environment = jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
         cards = []
         for image, card in zip(self.images, self.cards, strict=False):
             rows = self.rows(image)
             found = sum(row.colour is not None for row in rows)
             cards.append((image, card, rows[: found + NOT_FOUND_SHOWN], len(rows)))
-        return environment.from_string(source.read_text(encoding="utf-8")).render(
-            report=self, cards=cards, heat=", ".join(css(colour) for colour in HEAT)
-        )
+        heat = ", ".join(css(colour) for colour in HEAT)
+        return render("segment", {"report": self, "cards": cards, "heat": heat})
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write segment.json and segment.html and return their paths."""

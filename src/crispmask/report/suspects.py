@@ -3,11 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
@@ -16,6 +14,7 @@ from crispmask.atomic import write_atomic
 from crispmask.data.regions import Box
 from crispmask.report.page import css
 from crispmask.report.pictures import HEAT, UNKNOWN_COLOUR, data_uri, heat_picture, labels_picture
+from crispmask.report.template import render
 
 OUTLINE = (255, 64, 200)
 """Colour of a region's border: rare in photos and not on the scale of heat."""
@@ -108,20 +107,17 @@ class SuspectReport:
 
     def html(self) -> str:
         """The page as text."""
-        source = resources.files("crispmask.report").joinpath("suspects.html.jinja")
-        environment = jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
         shown = zip(self.suspects, self.pictures, strict=False)
         legend = zip(self.class_names, self.palette, strict=True)
-        return environment.from_string(source.read_text(encoding="utf-8")).render(
-            report=self,
-            cards=[(suspect, panels(picture, self.palette)) for suspect, picture in shown],
-            legend=[(name, css(colour)) for name, colour in legend],
-            unknown=css(UNKNOWN_COLOUR),
-            outline=css(OUTLINE),
-            heat=", ".join(css(colour) for colour in HEAT),
-        )
+        values = {
+            "report": self,
+            "cards": [(suspect, panels(picture, self.palette)) for suspect, picture in shown],
+            "legend": [(name, css(colour)) for name, colour in legend],
+            "unknown": css(UNKNOWN_COLOUR),
+            "outline": css(OUTLINE),
+            "heat": ", ".join(css(colour) for colour in HEAT),
+        }
+        return render("suspects", values)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write suspects.json and suspects.html and return their paths."""
