@@ -275,8 +275,7 @@ def main() -> None:
     path = args.output / f"words_{kind}_{Path(args.model).name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    results = {name: row.result for name, row in timed.items()}
-    Console(soft_wrap=True).print(table(protocol.data, results))
+    Console(soft_wrap=True).print(table(protocol.data, record["rows"]))
     print(json.dumps({"written": str(path), "share_of_base": record["share_of_base"]}))
 
 

@@ -27,7 +27,8 @@ commands:
               diffusion model by a recipe
   evaluate    measure a model on a data set; writes report.html and report.json
   evaluate-words
-              measure a segmenter of words: names, synonyms, words that are not there
+              measure a segmenter of words: names, synonyms, words that are not there; writes
+              report.html and report.json
   calibrate   fit temperature and gate of a refiner to held-out images, so that it does no harm
   data check  look over a folder of images and labels before training on it
   data suspects

@@ -1,8 +1,7 @@
 """``crispmask evaluate-words``: a text segmenter over data sets, by names, synonyms and others."""
 
 import json
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from crispmask.atomic import write_atomic
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
 from crispmask.cli.output import check_output
 from crispmask.data.class_names import comparable, first_difference
 from crispmask.data.source import open_data
 from crispmask.errors import InputError
+from crispmask.evaluate.images import evenly_spread
 from crispmask.evaluate.open_vocabulary import (
     WordsAnswer,
     WordsProtocol,
@@ -31,6 +30,9 @@ from crispmask.models.text_question import TextSampling
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Vocabulary
 from crispmask.provenance import provenance
+from crispmask.report.words import WordsReport
+from crispmask.report.words_pictures import EXAMPLES, WordsGallery
+from crispmask.report.words_scores import NAMES, Row, cells, columns, further, percent
 from crispmask.shapes import IGNORE, Image
 
 
@@ -38,9 +40,9 @@ from crispmask.shapes import IGNORE, Image
 class EvaluateWordsArguments:
     """Measure a segmenter of words on data sets.
 
-    Prints a table for each data set and writes OUTPUT/report.json, in which every result has a
-    hash of its protocol: only those with the same hash can be compared. Several data sets also
-    give the means over them.
+    Prints a table for each data set and writes OUTPUT/report.html, to look at, and
+    OUTPUT/report.json. Every result has a hash of its protocol: only those with the same hash can
+    be compared. Several data sets also give the means over them.
 
     Example: crispmask evaluate-words text-earth earth --synonyms --output report
 
@@ -104,6 +106,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
     segmenter = load_segmenter(args.model, device=args.asking.device)
     console = Console(stderr=True)
     results: dict[str, dict[str, WordsResult]] = {}
+    galleries: dict[str, WordsGallery] = {}
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         for (name, data), words in zip(datasets.items(), vocabularies, strict=True):
             vocabulary = in_own_sentence(words, segmenter)
@@ -111,6 +114,10 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
             if not args.synonyms:
                 rows = {row: found for row, found in rows.items() if "synonyms" not in row}
             images = len(data) if args.limit is None else min(len(data), args.limit)
+            ignore = getattr(data, "ignore", IGNORE)
+            galleries[name] = WordsGallery(
+                vocabulary.label_names, shown=evenly_spread(images, EXAMPLES), ignore=ignore
+            )
             task = progress.add_task(name, total=images * len(rows) * (1 + args.oracle))
             results[name] = measure_rows(
                 data,
@@ -122,27 +129,29 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
                     trained_on=segmenter.config.class_names,
                     image_size=image_size(segmenter, tile=args.asking.tile),
                     options=protocol_options(args.asking, segmenter),
-                    ignore=getattr(data, "ignore", IGNORE),
+                    ignore=ignore,
                 ),
                 oracle=args.oracle,
                 limit=args.limit,
+                watch=galleries[name].add,
             )
     record = report(results, model=args.model, options=asdict(args.asking))
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.output / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    numbers, page = WordsReport(record=record, galleries=galleries).write(args.output)
     shown = Console(stderr=args.json, soft_wrap=True)
-    for name, of_rows in results.items():
-        shown.print(table(Path(name).name, of_rows))
-        shown.print(further_scores(of_rows["names"]))
-        hashes = (f"{row} {result.protocol.hash}" for row, result in of_rows.items())
+    for name, rows in record["results"].items():
+        shown.print(table(Path(name).name, rows))
+        said = (f"{score} {text}" for score, text in further(rows[NAMES]).items())
+        shown.print(f"names, means over classes: {', '.join(said)}")
+        hashes = (f"{row} {result['protocol']['hash']}" for row, result in rows.items())
         shown.print(f"protocols: {', '.join(hashes)}")
     if "mean over data sets" in record:
         means = record["mean over data sets"]
         shown.print(
-            f"mean over data sets: mIoU {_percent(means['miou'])}, classes of interest "
-            f"alone {_percent(means['coi_miou'])}"
+            f"mean over data sets: mIoU {percent(means['miou'])}, classes of interest "
+            f"alone {percent(means['coi_miou'])}"
         )
-    shown.print(f"all numbers in {args.output / 'report.json'}")
+    shown.print(f"all numbers in {numbers}")
+    shown.print(f"look at {page}")
     if args.json:
         print(json.dumps(record))
     return 0
@@ -196,50 +205,24 @@ def report(
         "circumstances": provenance(),
     }
     if len(results) > 1:
-        means = cross_domain([rows["names"] for rows in results.values()])
+        means = cross_domain([rows[NAMES] for rows in results.values()])
         record["mean over data sets"] = asdict(means)
     return record
 
 
-def table(name: str, rows: dict[str, WordsResult]) -> Table:
-    """The scores that tell most, in percent.
+def table(name: str, rows: Mapping[str, Row]) -> Table:
+    """The scores that tell most, in percent; `COLUMNS` says what they mean.
 
-    "union": mIoU over classes in truth or prediction; "there AP": average precision of presence;
-    "absent": share of an image that is given to words that are not in it; "told": mIoU if told
-    which words are.
+    Args:
+        name: of the data set.
+        rows: of `WordsResult.to_dict`.
     """
-    columns = ["mIoU", "95 %", "union", "seen", "unseen", "there AP", "absent"]
-    oracle = any(result.oracle_presence is not None for result in rows.values())
-    out = Table(f"{name}, in percent", *columns, *(["told"] if oracle else []), box=None)
+    shown = columns(rows)
+    out = Table(f"{name}, in percent", *shown, box=None)
     for row, result in rows.items():
-        scores, presence, told = result.scores, result.presence, result.oracle_presence
-        out.add_row(
-            row,
-            _percent(scores.miou_truth),
-            f"{_percent(result.interval.low)}-{_percent(result.interval.high)}",
-            _percent(scores.miou_union),
-            _percent(scores.miou_seen),
-            _percent(scores.miou_unseen),
-            "" if presence is None else _percent(presence.ap),
-            _percent(result.absent_area),
-            *(["" if told is None else _percent(told.miou_truth)] if oracle else []),
-        )
+        texts = cells(result)
+        out.add_row(row, *(texts[column] for column in shown))
     return out
-
-
-def further_scores(result: WordsResult) -> str:
-    """Scores that are usual on the Earth from above and in medicine, by the names alone."""
-    said = [f"mean F1 {_percent(result.scores.mean_f1)}"]
-    if result.per_image is not None:
-        for name in ("dice", "sensitivity"):
-            values = [v for v in getattr(result.per_image, name) if v == v]
-            said.append(f"{name} {_percent(statistics.fmean(values)) if values else 'n/a'}")
-        said.append(f"HD95 {statistics.fmean(result.per_image.hd95):.1f} pixels")
-    return f"names, means over classes: {', '.join(said)}"
-
-
-def _percent(value: float) -> str:
-    return "" if value != value else f"{100 * value:.1f}"  # NaN: a mean over no class
 
 
 def _counted(

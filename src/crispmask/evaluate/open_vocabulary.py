@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from crispmask.atomic import write_atomic
 from crispmask.data.class_names import seen_in
+from crispmask.data.sample import Sample
 from crispmask.errors import InputError
 from crispmask.evaluate.bootstrap import ClassCounts, blocks_of, gain
-from crispmask.evaluate.images import LabelledImages
+from crispmask.evaluate.images import LabelledImages, evenly_spread
 from crispmask.metrics.confusion import pair_counts
 from crispmask.metrics.open_vocabulary import (
     PresenceAP,
@@ -182,6 +183,7 @@ def evaluate_words(
     *,
     oracle: bool = True,
     limit: int | None = None,
+    watch: Callable[[Sample, Mask], None] | None = None,
 ) -> WordsResult:
     """Measure a segmenter of words, one image at a time, at the size of the labels.
 
@@ -191,6 +193,7 @@ def evaluate_words(
         protocol: what the result is to be known by.
         oracle: whether to measure oracle presence, too, at twice the cost.
         limit: images at most, spread evenly over the data set; the result says how many.
+        watch: is shown each image with the labels that it was given.
 
     Raises:
         InputError: if there is no image, the labels are not those of the vocabulary, or the
@@ -202,14 +205,15 @@ def evaluate_words(
             f"the data set has {len(dataset.class_names)} labels, the vocabulary {len(names)} "
             "with its background; give the list of this data set."
         )
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    if count < 1:
-        raise InputError(f"evaluation needs at least one image, got {count} of {len(dataset)}.")
-    indices = [i * len(dataset) // count for i in range(count)]
+    indices = evenly_spread(len(dataset), limit)
+    if not indices:
+        raise InputError(f"evaluation needs at least one image, got 0 of {len(dataset)}.")
     meter = _WordsMeter(protocol, oracle=oracle)
     for index in indices:
         sample = dataset[index]
-        meter.add(segmenter, sample.image[None], sample.mask[None], sample.name)
+        labels = meter.add(segmenter, sample.image[None], sample.mask[None], sample.name)
+        if watch is not None:
+            watch(sample, labels)
     return meter.result(blocks_of(dataset, indices)[0])
 
 
@@ -270,8 +274,8 @@ class _WordsMeter:
             ignore=self.protocol.ignore,
         )
 
-    def add(self, segmenter: WordsSegmenter, image: Image, target: Mask, name: str) -> None:
-        """Measure one image."""
+    def add(self, segmenter: WordsSegmenter, image: Image, target: Mask, name: str) -> Mask:
+        """Measure one image; returns the labels that it was given."""
         output = segmenter(image, among=None)
         pred = output.labels.cpu()
         if pred.shape != target.shape:
@@ -298,6 +302,7 @@ class _WordsMeter:
         if self.oracle:
             among = there.nonzero().flatten().tolist()
             self.told.update(segmenter(image, among=among).labels.cpu(), target)
+        return pred
 
     def result(self, blocks: Sequence[Hashable]) -> WordsResult:
         return WordsResult(

@@ -15,6 +15,8 @@ from crispmask.evaluate.open_vocabulary import (
     evaluate_words,
 )
 from crispmask.models.vocabulary import Threshold, Vocabulary
+from crispmask.report.words_scores import NAMES
+from crispmask.shapes import Mask
 
 BACKGROUND = "background"
 
@@ -47,7 +49,7 @@ def word_rows(vocabulary: Vocabulary, *, absent: Sequence[str] = ()) -> dict[str
         InputError: if an absent word is one of the vocabulary's.
     """
     names = replace(vocabulary, synonyms={})
-    rows = {"names": names}
+    rows = {NAMES: names}
     words = [vocabulary.synonyms.get(name, ()) for name in vocabulary.class_names]
     for i in range(min(map(len, words))):
         others = tuple(found[i] for found in words)
@@ -100,6 +102,7 @@ def measure_rows(
     *,
     oracle: bool = False,
     limit: int | None = None,
+    watch: Callable[[Sample, Mask], None] | None = None,
 ) -> dict[str, WordsResult]:
     """`evaluate_words` for each vocabulary.
 
@@ -110,6 +113,7 @@ def measure_rows(
         protocol: of all rows but for the vocabulary.
         oracle: see `evaluate_words`.
         limit: likewise.
+        watch: likewise, for the row of the names.
 
     Raises:
         InputError: as `evaluate_words` does, and if the segmenter cannot be asked for a word.
@@ -124,5 +128,6 @@ def measure_rows(
             replace(protocol, vocabulary=words),
             oracle=oracle,
             limit=limit,
+            watch=watch if row == NAMES else None,
         )
     return results

@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from crispmask.report.results import CorrectedExample, Example
@@ -78,8 +78,10 @@ def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
     return photo
 
 
-def fitted(labels: UInt8[np.ndarray, "h w"], photo: Image.Image) -> UInt8[np.ndarray, "p_h p_w"]:
-    """Labels, or numbers, at the size of the photo."""
+def fitted(
+    labels: Integer[np.ndarray, "h w"], photo: Image.Image
+) -> Integer[np.ndarray, "p_h p_w"]:
+    """Labels, or numbers, of 8 or 32 bits at the size of the photo."""
     return np.asarray(Image.fromarray(labels).resize(photo.size, Image.Resampling.NEAREST))
 
 
@@ -101,13 +103,18 @@ def changed_picture(
     ours: UInt8[np.ndarray, "h w"],
 ) -> Image.Image:
     """The image in pale grey; labelled pixels whose label changed by what the change did."""
-    grey = image.mean(-1, keepdims=True) * 0.35 + 120
-    out = np.broadcast_to(grey, image.shape).astype(np.uint8)
+    out = pale(image)
     changed = (base != ours) & (truth != IGNORE)
     out[changed] = STILL_WRONG
     out[changed & (ours == truth)] = FIXED
     out[changed & (base == truth)] = BROKEN
     return Image.fromarray(out)
+
+
+def pale(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image in pale grey, on which colours stand out."""
+    grey = image.mean(-1, keepdims=True) * 0.35 + 120
+    return np.broadcast_to(grey, image.shape).astype(np.uint8)
 
 
 def heat_picture(values: UInt8[np.ndarray, "h w"]) -> Image.Image:
