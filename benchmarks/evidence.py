@@ -53,7 +53,7 @@ from study_runs import Run, announce, default_refiner, finish, prepare_half
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
 HALF_STEPS = 2000
-"""Of each training on CamVid at half its size."""
+"""Of each training on CamVid at half its size, to begin with and when going on."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
 KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
@@ -217,31 +217,32 @@ def first_light_runs(data: str, runs: Path) -> Models:
 
 
 def half(runs: Path, count: int) -> Models:
-    """CamVid at half its size; what is missing is trained, all kinds with as many steps."""
+    """CamVid at half its size; what is missing is trained.
+
+    All three kinds go on from a control, for as many steps as it had.
+    """
     prepare_half(runs)
     default = default_refiner("camvid", runs)
-    loop = replace(default.loop, steps=HALF_STEPS, eval_every=HALF_STEPS)
+    folder = runs / "evidence" / "camvid-half"
+
+    def run(kind: str, seed: int, **changes: Any) -> Run:
+        loop = replace(default.loop, steps=HALF_STEPS, eval_every=HALF_STEPS, seed=seed)
+        return Run(folder=folder / f"{kind}-{seed}", config=replace(default, **changes, loop=loop))
+
+    clicks = EvidenceConfig()
     changes: dict[str, dict[str, Any]] = {
         "control": {"state_input": False},
-        "channel": {"state_input": False, "evidence": EvidenceConfig()},
-        "evidence": {
-            "evidence": EvidenceConfig(),
-            "process": "absorbing",
-            "noise_target": "truth",
-        },
+        "channel": {"state_input": False, "evidence": clicks},
+        "evidence": {"process": "absorbing", "evidence": clicks},
     }
+    starts = [run("start", seed, state_input=False) for seed in range(count)]
     wanted = {
-        kind: [
-            Run(
-                folder=runs / "evidence" / "camvid-half" / f"{kind}-{seed}",
-                config=replace(default, **changed, loop=replace(loop, seed=seed)),
-            )
-            for seed in range(count)
-        ]
+        kind: [run(kind, i, init=str(start.folder), **changed) for i, start in enumerate(starts)]
         for kind, changed in changes.items()
     }
     every = [found[seed] for seed in range(count) for found in wanted.values()]
-    announce(every)
+    announce(starts + every)
+    finish(starts)
     finish(every)
     folders = {kind: [run.folder for run in found] for kind, found in wanted.items()}
     return default.data, Path(default.base), folders

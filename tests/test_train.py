@@ -292,13 +292,22 @@ def test_a_segformer_is_trained_and_refined(data: Path, tmp_path: Path) -> None:
     assert refiner(image, model(image)).probs.shape == (1, 3, 40, 33)
 
 
-@pytest.mark.parametrize("state_input", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {}),
+        ({"state_input": False}, {"state_input": False}),
+        ({"state_input": False}, {"process": "absorbing"}),  # a control becomes a refiner
+    ],
+)
 def test_a_refiner_goes_on_and_begins_to_read_evidence(
-    data: Path, base: Path, tmp_path: Path, state_input: bool
+    data: Path, base: Path, tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
-    config = replace(refiner_config(data, base), state_input=state_input)
+    config = replace(refiner_config(data, base), **before)
     plain = train(replace(config, loop=loop(steps=4, learning_rate=1e-2)), tmp_path / "plain")
-    config = replace(config, init=str(plain), evidence=EvidenceConfig(share=1.0))
+    config = replace(
+        refiner_config(data, base), **after, init=str(plain), evidence=EvidenceConfig(share=1.0)
+    )
     still = train(replace(config, loop=loop(steps=1, learning_rate=1e-9)), tmp_path / "still")
     more = train(replace(config, loop=loop(steps=2, learning_rate=1e-2)), tmp_path / "more")
 
@@ -306,18 +315,22 @@ def test_a_refiner_goes_on_and_begins_to_read_evidence(
     known = torch.full((1, 32, 32), IGNORE)
     known[:, 8:12, 8:12] = 2
     unknown = (known == IGNORE)[:, None]
-    before, begun, after = (MaskRefiner.from_pretrained(f) for f in (plain, still, more))
-    for model in (begun, after):  # the answer, not how sure it is
-        model.config = replace(model.config, temperature=before.config.temperature)
-    answer = before(image, segmenter(image)).probs
+    first, begun, later = (MaskRefiner.from_pretrained(f) for f in (plain, still, more))
+    for model in (begun, later):  # the answer, not how sure it is
+        model.config = replace(model.config, temperature=first.config.temperature)
+    answer = first(image, segmenter(image)).probs
     assert not torch.allclose(answer, segmenter(image).probs, atol=1e-3)  # it learned something
     assert torch.allclose(begun(image, segmenter(image)).probs, answer, atol=1e-5)
     assert begun.network.stem_near.weight.abs().max() < 1e-6
-    assert after.network.stem_near.weight.abs().max() > 1e-4
-    if not state_input:  # else known labels stand in a state that is read already
-        told = begun(image, segmenter(image), known=known).probs
+    assert later.network.stem_near.weight.abs().max() > 1e-4
+    if before:  # else known labels stand in a state that is read already
+        told = begun(image, segmenter(image), known=known, num_inference_steps=1).probs
         assert torch.allclose(told.where(unknown, 0), answer.where(unknown, 0), atol=1e-5)
-        assert after.network.stem_state.weight.abs().max() > 1e-4
+        assert later.network.stem_state.weight.abs().max() > 1e-4
+    if before != after and "state_input" in before:
+        chain = begun(image, segmenter(image), num_inference_steps=3).probs
+        assert torch.allclose(chain, answer, atol=1e-5)  # neither mask nor time say anything yet
+        assert later.network.get_parameter("time.0.weight").abs().max() > 1e-5
 
 
 def test_a_refiner_of_another_kind_is_not_gone_on_from(
@@ -329,6 +342,7 @@ def test_a_refiner_of_another_kind_is_not_gone_on_from(
         ({}, "widths"),
         ({"widths": (24, 24), "process": "absorbing"}, "process, num_states"),
         ({"widths": (24, 24), "state_input": False}, "state_input"),
+        ({"widths": (24, 24), "stride": 4}, "stride, cond_channels"),
     ):
         with pytest.raises(InputError, match=f"another kind: {names} differ"):
             train(replace(config, init=str(wide), **changes), tmp_path / "run")

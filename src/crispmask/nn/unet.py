@@ -206,6 +206,15 @@ class MaskUNet(nn.Module):
         stem: Tensor = self.stem(patches.contiguous(memory_format=torch.channels_last))
         return stem
 
+    @torch.no_grad()
+    def ignore_time(self) -> None:
+        """Answer at every time as at 0, until training changes that."""
+        first = cast(nn.Linear, self.time[0])
+        zero = torch.zeros(1, device=first.weight.device)
+        at_zero = time_embedding(zero, first.in_features, scale=self.config.time_scale)
+        first.bias.copy_(first(at_zero)[0])
+        first.weight.zero_()
+
     def informed(self, stem: Stem, near: Float[Tensor, "b k h w"]) -> Stem:
         """The stem with the share of what is known, given how near each class is known."""
         added: Tensor = self.stem_near(F.pixel_unshuffle(near, self.config.patch_size))

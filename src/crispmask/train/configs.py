@@ -81,7 +81,7 @@ class RefinerTrainConfig:
         base: bundled name or folder of the trained base segmenter; also a SegFormer as transformers
             keeps it.
         init: folder or bundled name of a trained refiner to go on from: of the same classes and
-            sizes; it may be one that reads no evidence.
+            sizes; it may be a control, or one that reads no evidence.
         fold_bases: folders of bases that were trained without fold 0, 1, ...; each training image
             is then shown with the output of the base that has not seen it. Needed where the
             base is much better on its training images than on others; at least 5.

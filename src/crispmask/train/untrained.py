@@ -104,14 +104,17 @@ def new_refiner(
 def _go_on_from(folder: str, refiner: MaskRefiner) -> None:
     """Give a refiner the weights of a trained one, and so its answers.
 
-    What reads evidence, if the trained one does not, begins at zero: known labels tell it nothing
-    yet.
+    What the trained one does not read - known labels, and for a control noisy mask and time -
+    says nothing yet.
     """
     before = MaskRefiner.from_pretrained(folder)
-    theirs, ours = _kind(before.config), _kind(refiner.config)
-    differ = [name for name in theirs if theirs[name] != ours[name]]
-    reads = before.config.network.evidence
-    if reads and not refiner.config.network.evidence:
+    theirs, ours = before.config.network, refiner.config.network
+    kinds = _kind(before.config), _kind(refiner.config)
+    unread = set() if theirs.state_input else {"state_input", "process", "schedule"}
+    if not (theirs.state_input or theirs.evidence):
+        unread.add("num_states")
+    differ = [k for k in kinds[0] if kinds[0][k] != kinds[1][k] and k not in unread]
+    if theirs.evidence and not ours.evidence:
         differ.append("evidence")
     if differ:
         raise InputError(
@@ -119,10 +122,12 @@ def _go_on_from(folder: str, refiner: MaskRefiner) -> None:
             f"{', '.join(differ)} differ; set them as they are in its config.json, or leave init "
             "out."
         )
-    found = refiner.load_state_dict(before.state_dict(), strict=reads)
+    found = refiner.load_state_dict(before.state_dict(), strict=False)
     for name in found.missing_keys:
         if name != "network.embed.weight":  # stays random: what reads it begins at zero
             nn.init.zeros_(refiner.get_parameter(name))
+    if ours.state_input and not theirs.state_input:
+        refiner.network.ignore_time()
 
 
 def _kind(config: RefinerConfig) -> dict[str, Any]:
