@@ -234,6 +234,17 @@ def test_train_a_base_and_a_refiner_and_refine_with_it(
     run("refine", scenes / "images" / "b.png", *words, "--output", scenes / "refined")
     assert read_mask(scenes / "refined" / "labels" / "b.png").shape == (33, 47)
 
+    control, told = scenes / "control", scenes / "told"
+    run("train", "refiner", *short, *small, "--no-state-input", "--output", control)
+    run("train", "evidence", *short, *small, "--init", control, "--output", told)
+    known = scenes / "known.png"
+    strokes = np.full((33, 47), 255, dtype=np.uint8)
+    strokes[4] = 2
+    Image.fromarray(strokes).save(known)
+    words = ["--base", scenes / "labels" / "b.png", "--model", told, "--known", known]
+    run("refine", scenes / "images" / "b.png", *words, "--output", scenes / "corrected")
+    assert (read_mask(scenes / "corrected" / "labels" / "b.png")[4] == 2).all()
+
     capsys.readouterr()
     again = ["train", "base", *map(str, short), "--output", str(base)]
     assert main(again) == 2

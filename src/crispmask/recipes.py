@@ -91,8 +91,17 @@ def camvid_control() -> RefinerTrainConfig:
 
 
 def camvid_evidence() -> RefinerTrainConfig:
-    """A refiner that a person's clicks and strokes correct, behind ``runs/camvid-base``."""
-    return replace(camvid_refiner(), evidence=EvidenceConfig())
+    """A refiner that a person's clicks and strokes correct, behind ``runs/camvid-base``.
+
+    It goes on from ``runs/camvid-control``: one that reads clicks from its first step on is worse
+    where there are none.
+    """
+    return replace(
+        camvid_refiner(),
+        init="runs/camvid-control",
+        process="absorbing",
+        evidence=EvidenceConfig(),
+    )
 
 
 def camvid_evidence_control() -> RefinerTrainConfig:
@@ -168,6 +177,16 @@ def own_refiner() -> RefinerTrainConfig:
     """The refiner on your own images behind ``runs/base``: ``--data DIR --base FOLDER``."""
     return replace(
         camvid_refiner(), data="data", base="runs/base", augment=AugmentConfig(crop=(192, 192))
+    )
+
+
+def own_evidence() -> RefinerTrainConfig:
+    """A refiner that clicks and strokes correct, on your own images: ``--data DIR --base FOLDER``.
+
+    It goes on from a control, ``crispmask train refiner --no-state-input --output runs/control``.
+    """
+    return replace(
+        own_refiner(), init="runs/control", process="absorbing", evidence=EvidenceConfig()
     )
 
 
@@ -305,6 +324,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "camvid-evidence-control": camvid_evidence_control,
     "base": own_base,
     "refiner": own_refiner,
+    "evidence": own_evidence,
     "paper-ade-b2": paper_ade_b2,
     "paper-ade-b0": paper_ade_b0,
     "paper-city-b2": paper_city_b2,
