@@ -153,11 +153,13 @@ def earth_control() -> RefinerTrainConfig:
 
 
 def earth_evidence() -> RefinerTrainConfig:
-    """As `camvid_evidence`, on Earth tiles behind ``runs/earth-base``."""
+    """As `camvid_evidence`, on Earth tiles: it goes on from ``runs/earth-control``."""
+    config = earth_refiner()
     return replace(
-        earth_refiner(),
+        config,
+        init="runs/earth-control",
+        loop=replace(config.loop, steps=1600),
         process="absorbing",
-        noise_target="truth",
         evidence=EvidenceConfig(),
     )
 
