@@ -1,6 +1,7 @@
 """Training on drawn shapes: it learns, it resumes exactly, and it leaves its base alone."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -485,6 +486,24 @@ def test_a_base_of_other_classes(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="knows the classes a, b, the data ground, disc, box"):
         train(init, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_folds_are_advised_where_there_are_none(
+    data: Path,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run, "LARGEST_GAP", -1.0)
+    config = refiner_config(data, base)
+    train(config, tmp_path / "plain")
+    assert "Train bases on folds" in capsys.readouterr().err
+    folds = [shutil.copytree(base, tmp_path / f"fold-{i}") for i in range(5)]
+    for folder in folds:
+        (folder / "run.json").unlink()
+    train(replace(config, fold_bases=tuple(map(str, folds))), tmp_path / "folds")
+    assert "on folds" not in capsys.readouterr().err
 
 
 def test_a_crop_that_does_not_divide(data: Path, base: Path, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def _refiner_task(
     console.print(
         f"base: mIoU {train_miou:.3f} on the training images, {val_miou:.3f} on validation"
     )
-    if gap > LARGEST_GAP:
+    if gap > LARGEST_GAP and not config.fold_bases:
         console.print(
             f"warning: a gap of {gap:.3f}; the refiner will see better base outputs than it will "
             "meet later. Train bases on folds (--folds 5 --fold i) and name them in --fold-bases."
