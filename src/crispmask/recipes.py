@@ -93,8 +93,8 @@ def camvid_control() -> RefinerTrainConfig:
 def camvid_evidence() -> RefinerTrainConfig:
     """A refiner that a person's clicks and strokes correct, behind ``runs/camvid-base``.
 
-    It goes on from ``runs/camvid-control``: one that reads clicks from its first step on is worse
-    where there are none.
+    It goes on from ``runs/camvid-control``: one that reads clicks from its first step on needs
+    longer to be as good where there are none.
     """
     return replace(
         camvid_refiner(),
