@@ -157,4 +157,5 @@ def test_the_bundled_refiner() -> None:
         FPNSegmenter.from_pretrained("earth-small"),
     )
     assert use.images == 2
-    assert use.truth[-1] > use.base[-1] + 0.1  # it learned from parts of the true mask
+    # the state was its own first prediction: it is read, and trusted little
+    assert use.base[-1] < use.truth[-1] < use.base[-1] + 0.1
