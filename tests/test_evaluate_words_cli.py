@@ -23,6 +23,7 @@ from crispmask.evaluate.words import UnderNames, vocabulary_of, word_rows
 from crispmask.models.text_segmenter import TextSegmenter
 from crispmask.models.vocabulary import Rivals, Threshold, Vocabulary
 from crispmask.shapes import VOID
+from striped_data import dataset
 
 # the words
 
@@ -67,24 +68,9 @@ def test_a_background_class_becomes_a_policy() -> None:
 # the command
 
 
-def dataset(folder: Path, *, names: str = "water\nforest\nurban\n", seed: int = 0) -> Path:
-    """Three small images of noise with labels in stripes."""
-    rng = np.random.default_rng(seed)
-    for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True)
-    for i in range(3):
-        pixels = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-        stripes = (np.arange(16) * (i + 1) // 16 + np.zeros((12, 1))).astype(np.uint8)
-        stripes[0] = 255
-        Image.fromarray(stripes).save(folder / "labels" / f"{i}.png")
-    (folder / "classes.txt").write_text(names)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return dataset(tmp_path / "data")
+    return dataset(tmp_path / "data", names="water\nforest\nurban\n")
 
 
 def run(*words: str | Path) -> int:

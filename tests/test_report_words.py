@@ -15,34 +15,23 @@ from PIL import Image
 
 from crispmask.cli import main
 from crispmask.data.sample import Sample
-from crispmask.report.pictures import LONGEST_SIDE
+from crispmask.report.pictures import BROKEN, LONGEST_SIDE
 from crispmask.report.words import BARS, WordsReport
-from crispmask.report.words_pictures import EXAMPLES, WRONG, WordsExample, WordsGallery
+from crispmask.report.words_pictures import EXAMPLES, WordsExample, WordsGallery
 from crispmask.report.words_scores import cells, columns, further
 from crispmask.shapes import VOID
+from striped_data import dataset
+
+FOUR = "water\nforest\nurban\nsnow\n"
+"""Of which the last never occurs."""
 
 NOTHING = "\N{EN DASH}"
 """What the page shows for a mean over nothing."""
 
 
-def dataset(folder: Path, *, names: str = "water\nforest\nurban\nsnow\n", images: int = 3) -> Path:
-    """Small images of noise with labels in stripes; the last of four classes never occurs."""
-    rng = np.random.default_rng(0)
-    for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True)
-    for i in range(images):
-        pixels = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-        stripes = (np.arange(16) * (i % 3 + 1) // 16 + np.zeros((12, 1))).astype(np.uint8)
-        stripes[0] = 255
-        Image.fromarray(stripes).save(folder / "labels" / f"{i}.png")
-    (folder / "classes.txt").write_text(names)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return dataset(tmp_path / "data")
+    return dataset(tmp_path / "data", names=FOUR)
 
 
 def measured(*words: str | Path, output: Path) -> tuple[dict[str, Any], str]:
@@ -130,7 +119,7 @@ def test_several_data_sets_and_few_pictures(tiny_words: Path, data: Path, tmp_pa
 
 
 def test_names_of_files_are_escaped(tiny_words: Path, tmp_path: Path) -> None:
-    data = dataset(tmp_path / "<i>data&co")
+    data = dataset(tmp_path / "<i>data&co", names=FOUR)
     for part in ("images", "labels"):
         (data / part / "0.png").rename(data / part / "<u>.png")
     _, page = measured(tiny_words, data, output=tmp_path / "out")
@@ -256,8 +245,8 @@ def test_pictures_of_an_example() -> None:
     assert {picture.shape for picture in pictures.values()} == {(3, LONGEST_SIDE, 3)}
     truth, answer, mistakes = (pictures[name] for name in ("truth", "answer", "mistakes"))
     assert (truth[1] == answer[1]).all()
-    assert (mistakes[2] == WRONG).all()
-    assert not (mistakes[:2] == WRONG).all(-1).any()
+    assert (mistakes[2] == BROKEN).all()
+    assert not (mistakes[:2] == BROKEN).all(-1).any()
     assert len(np.unique(truth[0], axis=0)) == 2  # stripes
     colours = dict(example.legend)
     assert "#{:02x}{:02x}{:02x}".format(*truth[1, -1]) == colours["word 300"]

@@ -349,6 +349,10 @@ def test_a_refiner_of_another_kind_is_not_gone_on_from(
             train(replace(config, init=str(wide), **changes), tmp_path / "run")
     told = replace(config, widths=(24, 24), evidence=EvidenceConfig())
     told_folder = train(told, tmp_path / "told")
+    reads = replace(told, state_input=False)  # its labels are those known, and no others
+    reads_folder = train(reads, tmp_path / "reads")
+    with pytest.raises(InputError, match="another kind: state_input differ"):
+        train(replace(told, init=str(reads_folder)), tmp_path / "run")
     with pytest.raises(InputError, match="another kind: evidence differ"):
         train(replace(told, init=str(told_folder), evidence=None), tmp_path / "run")
     with pytest.raises(InputError, match="nowhere"):

@@ -96,12 +96,11 @@ def camvid_evidence() -> RefinerTrainConfig:
     It goes on from ``runs/camvid-control``: one that reads clicks from its first step on needs
     longer to be as good where there are none.
     """
-    return replace(
-        camvid_refiner(),
-        init="runs/camvid-control",
-        process="absorbing",
-        evidence=EvidenceConfig(),
-    )
+    return _with_clicks(camvid_refiner(), "runs/camvid-control")
+
+
+def _with_clicks(config: RefinerTrainConfig, control: str) -> RefinerTrainConfig:
+    return replace(config, init=control, process="absorbing", evidence=EvidenceConfig())
 
 
 def camvid_evidence_control() -> RefinerTrainConfig:
@@ -154,14 +153,8 @@ def earth_control() -> RefinerTrainConfig:
 
 def earth_evidence() -> RefinerTrainConfig:
     """As `camvid_evidence`, on Earth tiles: it goes on from ``runs/earth-control``."""
-    config = earth_refiner()
-    return replace(
-        config,
-        init="runs/earth-control",
-        loop=replace(config.loop, steps=1600),
-        process="absorbing",
-        evidence=EvidenceConfig(),
-    )
+    config = _with_clicks(earth_refiner(), "runs/earth-control")
+    return replace(config, loop=replace(config.loop, steps=1600))
 
 
 def earth_evidence_control() -> RefinerTrainConfig:
@@ -187,9 +180,7 @@ def own_evidence() -> RefinerTrainConfig:
 
     It goes on from a control, ``crispmask train refiner --no-state-input --output runs/control``.
     """
-    return replace(
-        own_refiner(), init="runs/control", process="absorbing", evidence=EvidenceConfig()
-    )
+    return _with_clicks(own_refiner(), "runs/control")
 
 
 def paper_ade_b2() -> RefinerTrainConfig:

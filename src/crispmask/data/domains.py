@@ -5,6 +5,7 @@ CWFID.
 """
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -91,11 +92,10 @@ def potsdam(root: Path, split: str) -> DecodedDataset:
         tile = stem.removeprefix("top_potsdam_").removesuffix("_RGB")
         if (tile in POTSDAM_TEST) == (split == "test"):
             pairs[tile] = (path, root / "5_Labels_all" / f"top_potsdam_{tile}_label.tif")
-    colours = {colour: i for i, colour in enumerate(POTSDAM_COLOURS.values())}
     return DecodedDataset(
         pairs,
         class_names=tuple(POTSDAM_COLOURS),
-        decode=partial(read_colours, colours=colours, tolerance=127),
+        decode=partial(read_colours, colours=_ids(POTSDAM_COLOURS), tolerance=127),
         source=root,
     )
 
@@ -117,11 +117,10 @@ def isaid(root: Path, split: str) -> DecodedDataset:
         for name, path in files_by_stem(folder, (".png",)).items()
         if "_instance_" not in name
     }
-    colours = {colour: i for i, colour in enumerate(ISAID_COLOURS.values())}
     return DecodedDataset(
         pairs,
         class_names=tuple(ISAID_COLOURS),
-        decode=partial(read_colours, colours=colours),
+        decode=partial(read_colours, colours=_ids(ISAID_COLOURS)),
         source=Path(root),
     )
 
@@ -203,10 +202,14 @@ def cwfid(root: Path, split: str) -> DecodedDataset:
         )
         for n in sorted(chosen)
     }
-    colours = {colour: i for i, colour in enumerate(CWFID_COLOURS.values())}
     return DecodedDataset(
         pairs,
         class_names=CROP_CLASSES,
-        decode=partial(read_colours, colours=colours),
+        decode=partial(read_colours, colours=_ids(CWFID_COLOURS)),
         source=root,
     )
+
+
+def _ids(colours: Mapping[str, tuple[int, int, int]]) -> dict[tuple[int, int, int], int]:
+    """The id of each class's colour."""
+    return {colour: i for i, colour in enumerate(colours.values())}

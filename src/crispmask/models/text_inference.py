@@ -147,7 +147,8 @@ def _plan(
         pinned = [query for query in queries if vocabulary.queries[query] in how.pinned]
         rivals = [query for query in best_first if owners[query] == rival]
         queries = sorted({*best_first[: how.top], *pinned, *rivals[:1]})
-    labels = [vocabulary.query_labels[query] for query in queries]
+    label_of = vocabulary.query_labels
+    labels = [label_of[query] for query in queries]
     kept, policy, floor = sorted(set(labels)), vocabulary.background, None
     if isinstance(policy, Threshold):
         left_over = vocabulary.label_names.index("background")

@@ -10,9 +10,10 @@ from crispmask.atomic import write_atomic
 from crispmask.data.class_names import seen_in
 from crispmask.report import svg
 from crispmask.report.page import css
+from crispmask.report.pictures import BROKEN
 from crispmask.report.segment import BACKGROUND, words_palette
 from crispmask.report.template import render
-from crispmask.report.words_pictures import STRIPES, WRONG, WordsGallery
+from crispmask.report.words_pictures import STRIPES, WordsGallery
 from crispmask.report.words_scores import COLUMNS, NAMES, Row, cells, columns, further, percent
 
 BARS = 40
@@ -190,7 +191,7 @@ class WordsReport:
             "percent": percent,
             "bars": BARS,
             "legend": LEGEND,
-            "wrong": css(WRONG),
+            "wrong": css(BROKEN),
             "stripes": [css(colour) for colour in STRIPES],
             "circumstances": circumstances,
             "plot_style": svg.style(),

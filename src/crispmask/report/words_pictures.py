@@ -27,7 +27,6 @@ from crispmask.shapes import Mask
 EXAMPLES = 6
 """Images of a data set that a page shows."""
 
-WRONG = BROKEN
 STRIPES = (UNKNOWN_COLOUR, (232, 232, 236))
 """Two colours of unlabelled pixels in turn; a single one could be that of a class."""
 
@@ -69,7 +68,7 @@ class WordsExample:
             for x in (sample.mask.where(known, ignore), labels)
         )
         mistakes = pale(np.asarray(photo))
-        mistakes[truth != answer] = WRONG
+        mistakes[truth != answer] = BROKEN
         _stripe(mistakes, truth == ignore)
         pictures = {
             "image": photo,

@@ -110,9 +110,8 @@ def _go_on_from(folder: str, refiner: MaskRefiner) -> None:
     before = MaskRefiner.from_pretrained(folder)
     theirs, ours = before.config.network, refiner.config.network
     kinds = _kind(before.config), _kind(refiner.config)
-    unread = set() if theirs.state_input else {"state_input", "process", "schedule"}
-    if not (theirs.state_input or theirs.evidence):
-        unread.add("num_states")
+    labels_read = theirs.state_input or theirs.evidence
+    unread = () if labels_read else ("state_input", "process", "schedule", "num_states")
     differ = [k for k in kinds[0] if kinds[0][k] != kinds[1][k] and k not in unread]
     if theirs.evidence and not ours.evidence:
         differ.append("evidence")
