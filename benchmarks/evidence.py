@@ -52,8 +52,8 @@ from study_runs import Run, announce, default_refiner, finish, prepare_half
 
 CONTROL, CHANNEL = "clicks pasted", "clicks as input"
 SPREAD, CEILING = "clicks spread by a rule", "each click mends its region"
-HALF_STEPS = 2000
-"""Of each training on CamVid at half its size, to begin with and when going on."""
+HALF_START, HALF_ON = 2000, 4000
+"""Steps on CamVid at half its size: of the control to begin with, of all that goes on from it."""
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "evidence"
 KEYS = ("miou", "mbiou", "mbiou_2px", "accuracy", "ece", "seconds")
@@ -219,14 +219,15 @@ def first_light_runs(data: str, runs: Path) -> Models:
 def half(runs: Path, count: int) -> Models:
     """CamVid at half its size; what is missing is trained.
 
-    All three kinds go on from a control, for as many steps as it had.
+    All three kinds go on from a control, for as many steps each.
     """
     prepare_half(runs)
     default = default_refiner("camvid", runs)
     folder = runs / "evidence" / "camvid-half"
 
     def run(kind: str, seed: int, **changes: Any) -> Run:
-        loop = replace(default.loop, steps=HALF_STEPS, eval_every=HALF_STEPS, seed=seed)
+        steps = HALF_START if kind == "start" else HALF_ON
+        loop = replace(default.loop, steps=steps, eval_every=steps, seed=seed)
         return Run(folder=folder / f"{kind}-{seed}", config=replace(default, **changes, loop=loop))
 
     clicks = EvidenceConfig()

@@ -410,6 +410,26 @@ def test_training_learns_from_marks_and_their_regions() -> None:
         assert parameter.grad.abs().sum() > 0
 
 
+def test_marks_lie_on_what_the_network_itself_has_wrong() -> None:
+    model = refiner(process="absorbing")
+    assert model.network.classifier.bias is not None
+    with torch.no_grad():
+        model.network.classifier.bias[2] = 50.0  # it answers 2 whatever it sees
+    generator = torch.Generator().manual_seed(0)
+    masks = blocks(generator)
+    perfect = BaseOutput.from_labels(masks, num_classes=3)
+    condition = model.condition(torch.rand(2, 3, 32, 40, generator=generator), perfect)
+    marks = EvidenceConfig(share=1.0, wrong=1.0, errors=0.0)
+    learner = RefinerObjective(model, replace(earth_evidence(), evidence=marks))
+    keep = torch.ones(2, dtype=torch.bool)
+    found = learner.evidence(masks, perfect, condition, keep, generator)
+    assert found is not None
+    marked = found.known != IGNORE
+    assert marked.any()
+    assert (found.known[marked] == masks[marked]).all()
+    assert (masks[marked] != 2).all()
+
+
 def test_unlabelled_images_are_learned_as_masks_alone() -> None:
     model = refiner()
     settings = replace(earth_evidence(), process="uniform", evidence=None, hard_labels=0.0)

@@ -1,4 +1,4 @@
-"""Simulated corrections: clicks and strokes of a person who sees what a base has wrong."""
+"""Simulated corrections: clicks and strokes of a person who sees what an answer has wrong."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class EvidenceConfig:
     Attributes:
         share: of the crops that have any.
         most: marks on one crop; their number is drawn log-uniformly up to this.
-        wrong: share of the marks that lie on regions which the base has wrong, the larger the
-            likelier; the others lie on any region.
+        wrong: share of the marks that lie on regions which the network's own answer without marks
+            has wrong, the larger the likelier; the others lie on any region.
         strokes: share of the marks that are strokes; the others are clicks.
         errors: share of the marks that carry another label than the true one.
         region_weight: weight of an extra cross-entropy over the regions that were marked.
@@ -40,7 +40,7 @@ class EvidenceConfig:
     wrong: float = 0.8
     strokes: float = 0.3
     errors: float = 0.02
-    region_weight: float = 0.25
+    region_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("share", "wrong", "strokes", "errors"):
@@ -68,7 +68,7 @@ class Evidence:
 
 def simulate(
     masks: Mask,
-    base: Mask,
+    answer: Mask,
     config: EvidenceConfig,
     *,
     num_classes: int,
@@ -78,13 +78,13 @@ def simulate(
 
     Args:
         masks: true labels.
-        base: labels that the base gives.
+        answer: labels that are corrected.
         config: what marks there are.
         num_classes: that a wrong mark may carry.
         generator: decides everything.
     """
     known, regions = torch.full_like(masks, IGNORE), torch.full_like(masks, IGNORE)
-    for i, (truth, guess) in enumerate(zip(masks.cpu(), base.cpu(), strict=True)):
+    for i, (truth, guess) in enumerate(zip(masks.cpu(), answer.cpu(), strict=True)):
         chance, amount = torch.rand(2, generator=generator).tolist()
         if chance >= config.share:
             continue

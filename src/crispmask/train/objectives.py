@@ -1,7 +1,7 @@
 """Losses of a batch, as modules: what an optimiser step calls."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,9 +71,10 @@ class RefinerObjective(nn.Module):
             _, height, width = batch.masks.shape
             hidden = holes(b, (height, width), settings.holes, generator)
             images, base = without(images, base, hidden.to(device))
-        evidence = self.evidence(batch.masks, base, generator)
-        known = None if evidence is None else model.known_state(evidence.known)
-        condition = model.condition(images, base, keep=keep, known=known)
+        condition = model.condition(images, base, keep=keep)
+        evidence = self.evidence(batch.masks, base, condition, keep, generator)
+        if evidence is not None:
+            condition = model.informed(condition, model.known_state(evidence.known))
         _, _, h, w = condition.log_base.shape
         t = torch.ones(b)
         x_t = model.process.prior((b, h, w), generator=generator, device=device)
@@ -121,14 +122,35 @@ class RefinerObjective(nn.Module):
         return self.model.state_logits(x_1, condition, ones).argmax(1)
 
     def evidence(
-        self, masks: Mask, base: BaseOutput, generator: torch.Generator
+        self,
+        masks: Mask,
+        base: BaseOutput,
+        condition: Condition,
+        keep: Bool[Tensor, "b"],
+        generator: torch.Generator,
     ) -> Evidence | None:
-        """Simulated corrections of the base, if this run has any."""
+        """Simulated corrections of the network's own first answer, if this run has any."""
         config = self.settings.evidence
         if config is None:
             return None
+        answer = self.first_answer(base, condition, keep, generator)
         k = len(self.model.config.class_names)
-        return simulate(masks, base.labels, config, num_classes=k, generator=generator)
+        return simulate(masks, answer, config, num_classes=k, generator=generator)
+
+    @torch.no_grad()
+    def first_answer(
+        self,
+        base: BaseOutput,
+        condition: Condition,
+        keep: Bool[Tensor, "b"],
+        generator: torch.Generator,
+    ) -> Mask:
+        """Labels that the network by now gives in one call, b h w."""
+        b, _, h, w = condition.log_base.shape
+        noise = self.model.process.prior((b, h, w), generator=generator, device=base.probs.device)
+        delta = self.model.denoise(noise, condition, torch.ones(b, device=noise.device))
+        labels: Mask = self.model.answer_logits(delta, base.probs, keep=keep).argmax(1)
+        return labels
 
     def base_output(self, batch: Batch, generator: torch.Generator) -> BaseOutput:
         """The stored output of the base for these crops; some as hard labels."""
