@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from crispmask.errors import InputError
+from crispmask.models import checkpoint
 from crispmask.models.backbone import load_backbone
 from crispmask.models.bases import from_transformers, load_base
 from crispmask.models.checkpoint import find_model, from_dict
@@ -298,6 +299,25 @@ def test_a_hub_id_that_is_no_folder_is_told_how_to_become_one(
         load("nobody/no-such-model")
     with pytest.raises(InputError, match="hf download OWNER/NAME --local-dir FOLDER"):
         load("no such model")
+
+
+def test_a_mistyped_path_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(name: str, **_: object) -> str:
+        asked.append(name)
+        return "."
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    find_model("runs/refner")
+    assert asked == ["runs/refner"]  # may be an owner and a name
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match="no model called 'runs/refner'"):
+        find_model("runs/refner")
+    assert len(asked) == 1
 
 
 def test_a_file_is_no_model(folder: Path) -> None:

@@ -175,8 +175,9 @@ def no_model(name: str | Path, bundled: Sequence[str] = ()) -> str:
 def find_model(name: str | Path, *, part: str = "") -> Path:
     """The folder of a model: bundled name, path, or a hub id which is then downloaded.
 
-    A folder that is a bundle holds its models in sub-folders (base, refiner, control); ``part``
-    says which one is meant.
+    ``runs/refiner`` is a path, not a hub id, where there is a folder ``runs``: the hub is not asked
+    for what was mistyped. A folder that is a bundle holds its models in sub-folders (base, refiner,
+    control); ``part`` says which one is meant.
 
     Raises:
         InputError: if nothing of that name is found.
@@ -184,6 +185,8 @@ def find_model(name: str | Path, *, part: str = "") -> Path:
     known = sorted(p.name for p in WEIGHTS.glob("*") if p.is_dir())
     folder = WEIGHTS / name if str(name) in known else Path(name)
     if not folder.is_dir():
+        if folder.parent != Path() and folder.parent.is_dir():
+            raise InputError(no_model(name, known))
         try:
             folder = Path(snapshot_download(str(name), allow_patterns=list(FILES)))
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
