@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from crispmask.atomic import write_atomic
 from crispmask.data.sample import Sample
 from crispmask.data.source import open_split
 from crispmask.evaluate import Row, evaluate
@@ -195,14 +196,17 @@ def summary(report: Report) -> dict[str, Any]:
     }
 
 
-def drawn(curve: Mapping[str, Mapping[str, Any]]) -> str:
-    """mIoU of all rows but the last, which would flatten the others."""
+def draw(curve: Mapping[str, Mapping[str, Any]], kind: str) -> None:
+    """mIoU and mBIoU of all rows but the last, which would flatten the others, for the docs."""
     names = list(next(iter(curve.values())))[:-1]
-    rows = {
-        name: [100 * statistics.fmean(found[name]["miou"]) for found in curve.values()]
-        for name in names
-    }
-    return corrections_chart([int(n) for n in curve], rows, base=names[0], ours=names[3])
+    for key, score, suffix in (("miou", "mIoU", ""), ("mbiou", "mBIoU", "_borders")):
+        rows = {
+            name: [100 * statistics.fmean(found[name][key]) for found in curve.values()]
+            for name in names
+        }
+        counts = [int(n) for n in curve]
+        drawn = corrections_chart(counts, rows, base=names[0], ours=names[3], score=score)
+        write_atomic(PICTURES / f"{kind}{suffix}.svg", svg.standalone(drawn))
 
 
 Models = tuple[str, Path, dict[str, list[Path]]]
@@ -306,8 +310,7 @@ def main() -> None:
         protocol = dict(report.protocol)
     kind = f"{args.data}_own" if args.own else args.data
     if args.output == RESULTS:
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        (PICTURES / f"{kind}.svg").write_text(svg.standalone(drawn(curve)), encoding="utf-8")
+        draw(curve, kind)
     save(f"evidence_{kind}", {"protocol": protocol, "clicks": curve}, args.output)
     print(json.dumps({"written": str(args.output)}))
 

@@ -14,6 +14,9 @@ def test_a_line_for_each_row_and_its_last_value() -> None:
     assert "ours: 34.00 after 1 clicks" in drawn
     ticks = re.findall(r'text-anchor="middle">(\d+)<', drawn)
     assert ticks == ["0", "1", "5"]
+    borders = corrections_chart([0, 1, 5], rows, base="pasted", ours="ours", score="mBIoU")
+    assert "mIoU" in drawn
+    assert "mIoU" not in borders
 
 
 def test_rows_of_one_value_are_drawn() -> None:

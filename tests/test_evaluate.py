@@ -199,7 +199,7 @@ def test_progress_shows_both_scores_on_stderr(capsys: pytest.CaptureFixture[str]
     [
         ([], 1, "rows with different names"),
         ([BASE, BASE], 1, "rows with different names"),
-        ([BASE], 0, "at least one image, got 0 of 0"),
+        ([BASE], 0, "at least one image, got a data set of 0"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(rows: list[Row], count: int, message: str) -> None:

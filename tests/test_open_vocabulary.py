@@ -151,8 +151,8 @@ def test_wrong_labels_sizes_and_sets() -> None:
 
     with pytest.raises(InputError, match=r"labels of 0 must be \(1, 8, 8\), got \(1, 4, 4\)"):
         evaluate_words(Blobs(), too_small, PROTOCOL)
-    with pytest.raises(InputError, match="at least one image, got 0 of 6"):
-        evaluate_words(Blobs(), reads_pixels, PROTOCOL, limit=0)
+    with pytest.raises(InputError, match="one image, got a data set of 6 with a limit of -1"):
+        evaluate_words(Blobs(), reads_pixels, PROTOCOL, limit=-1)
 
 
 def test_every_data_set_counts_once() -> None:

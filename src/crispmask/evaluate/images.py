@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from crispmask.data.sample import Sample
+from crispmask.errors import InputError
 
 
 class LabelledImages(Protocol):
@@ -20,6 +21,13 @@ class LabelledImages(Protocol):
 
 
 def evenly_spread(size: int, limit: int | None) -> list[int]:
-    """At most ``limit`` indices, spread evenly over a data set of this size."""
+    """At most ``limit`` indices, spread evenly over a data set of this size.
+
+    Raises:
+        InputError: if there is none.
+    """
     count = size if limit is None else min(limit, size)
+    if count < 1:
+        most = "" if limit is None else f" with a limit of {limit}"
+        raise InputError(f"evaluation needs at least one image, got a data set of {size}{most}.")
     return [i * size // count for i in range(count)]

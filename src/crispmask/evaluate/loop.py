@@ -70,8 +70,6 @@ def evaluate(
             )
     indices = evenly_spread(len(dataset), limit)
     count = len(indices)
-    if count < 1:
-        raise InputError(f"evaluation needs at least one image, got {count} of {len(dataset)}.")
     base = rows[0]
     ours = next((row for row in rows if row.steps is not None), rows[-1])
     with _progress(shown=progress) as bar:

@@ -11,15 +11,21 @@ WIDTH, HEIGHT, RIGHT = 560.0, 320.0, 226.0
 
 
 def corrections_chart(
-    clicks: Sequence[int], rows: Mapping[str, Sequence[float]], *, base: str, ours: str
+    clicks: Sequence[int],
+    rows: Mapping[str, Sequence[float]],
+    *,
+    base: str,
+    ours: str,
+    score: str = "mIoU",
 ) -> str:
-    """mIoU against clicks, whose axis is logarithmic from 1 on.
+    """A score against clicks, whose axis is logarithmic from 1 on.
 
     Args:
         clicks: numbers of clicks, rising.
-        rows: mIoU in percent for each number, by the name of the row.
+        rows: score in percent for each number, by the name of the row.
         base: row that others are compared with.
         ours: row that stands out.
+        score: its name.
     """
     values = [value for row in rows.values() for value in row]
     pad = max(0.08 * (max(values) - min(values)), 0.1)
@@ -49,4 +55,5 @@ def corrections_chart(
     for name, place in ends.items():
         words = f"{svg.shorten(name, 28)} {rows[name][-1]:.1f}"
         out.append(svg.text(WIDTH - RIGHT + 8, place + 4, words, css=styles[name]))
-    return svg.drawing(WIDTH, HEIGHT, out, label="mIoU against the number of clicks")
+    out.append(svg.text(4, TOP - 5, score, css="label"))
+    return svg.drawing(WIDTH, HEIGHT, out, label=f"{score} against the number of clicks")
