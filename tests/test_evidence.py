@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,10 +33,11 @@ from crispmask.nn.unet import MaskUNet, MaskUNetConfig
 from crispmask.predict import refine_windows
 from crispmask.recipes import earth_evidence
 from crispmask.shapes import IGNORE, Mask, Time
+from crispmask.train import objectives
 from crispmask.train.batches import Batch, Stored, evenly
 from crispmask.train.configs import RefinerTrainConfig
 from crispmask.train.damage import damaged, holes
-from crispmask.train.evidence import EvidenceConfig, click, simulate, stroke
+from crispmask.train.evidence import Evidence, EvidenceConfig, click, simulate, stroke
 from crispmask.train.objectives import RefinerObjective
 from crispmask.train.run import partly_labelled
 
@@ -297,7 +299,7 @@ def test_marks_are_true_and_on_what_is_wrong(seed: int) -> None:
     base = masks.clone()
     base[:, 8:16, 8:24] = 1
     base[base == IGNORE] = 0
-    config = EvidenceConfig(share=1.0, most=8, wrong=1.0, errors=0.0)
+    config = EvidenceConfig(most=8, wrong=1.0, errors=0.0)
     found = simulate(masks, base, config, num_classes=3, generator=generator)
     marked = found.known != IGNORE
     assert (found.known[marked] == masks[marked]).all()
@@ -308,41 +310,31 @@ def test_marks_are_true_and_on_what_is_wrong(seed: int) -> None:
             assert wrong[marked[i]].any()
 
 
-def test_share_number_and_errors_of_marks() -> None:
+def test_number_and_errors_of_marks() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = blocks(generator)
     base = (masks + 1) % 3
-    none = EvidenceConfig(share=0.0)
-    found = simulate(masks, base, none, num_classes=3, generator=generator)
-    assert (found.known == IGNORE).all()
-    assert (found.regions == IGNORE).all()
-    lies = EvidenceConfig(share=1.0, most=20, errors=1.0)
+    lies = EvidenceConfig(most=20, errors=1.0)
     found = simulate(masks, base, lies, num_classes=3, generator=generator)
     marked = found.known != IGNORE
     assert marked.any()
-    assert (found.known[marked] != masks[marked]).any()
+    assert (found.known[marked] != masks[marked]).all()
     assert (found.regions == IGNORE).all()  # what is wrong is not learned as the region's truth
-    counts = [
-        len(
-            regions_of(
-                simulate(
-                    masks[:1],
-                    base[:1],
-                    EvidenceConfig(share=1, most=20, strokes=0),
-                    num_classes=3,
-                    generator=generator,
-                ).known[0]
-            )
-        )
-        for _ in range(30)
-    ]
+
+    def number(most: int) -> int:
+        config = EvidenceConfig(most=most, strokes=0)
+        found = simulate(masks[:1], base[:1], config, num_classes=3, generator=generator)
+        return len(regions_of(found.known[0]))
+
+    assert {number(2) for _ in range(30)} == {1, 2}
+    counts = [number(20) for _ in range(30)]
     assert min(counts) <= 2
     assert max(counts) >= 6
 
 
 def test_same_seed_same_marks() -> None:
     masks = blocks(torch.Generator().manual_seed(3))
-    config = EvidenceConfig(share=1.0)
+    config = EvidenceConfig()
     first, second = (
         simulate(masks, masks, config, num_classes=3, generator=torch.Generator().manual_seed(7))
         for _ in range(2)
@@ -368,7 +360,7 @@ def test_innermost_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"share": 1.5}, {"errors": -0.1}, {"most": 0}, {"region_weight": -1.0}]
+    "wrong", [{"wrong": 1.5}, {"errors": -0.1}, {"most": 0}, {"region_weight": -1.0}]
 )
 def test_config_is_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -383,7 +375,7 @@ def test_evidence_needs_labels_as_state() -> None:
 def objective(model: MaskRefiner, weight: float) -> RefinerObjective:
     config = replace(
         earth_evidence(),
-        evidence=EvidenceConfig(share=1.0, region_weight=weight),
+        evidence=EvidenceConfig(region_weight=weight),
         process="absorbing",
         dice_weight=0.0,
     )
@@ -391,16 +383,20 @@ def objective(model: MaskRefiner, weight: float) -> RefinerObjective:
     return RefinerObjective(model, config)
 
 
+def crops() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        masks=blocks(generator),
+        maps=torch.rand(2, 3, 16, 20, generator=generator).softmax(1),
+        images=torch.rand(2, 3, 32, 40, generator=generator),
+        labelled=torch.ones(2, dtype=torch.bool),
+    )
+
+
 def test_training_learns_from_marks_and_their_regions() -> None:
     model = refiner(process="absorbing")
-    generator = torch.Generator().manual_seed(0)
-    masks = blocks(generator)
-    maps = torch.rand(2, 3, 16, 20, generator=generator).softmax(1)
-    every = torch.ones(2, dtype=torch.bool)
-    images = torch.rand(2, 3, 32, 40, generator=generator)
-    batch = Batch(images=images, masks=masks, labelled=every, maps=maps)
     losses = [
-        objective(model, weight)(batch, 0.9, torch.Generator().manual_seed(1))
+        objective(model, weight)(crops(), 0.9, torch.Generator().manual_seed(1))
         for weight in (0.0, 0.5)
     ]
     assert losses[1] > losses[0]
@@ -410,24 +406,32 @@ def test_training_learns_from_marks_and_their_regions() -> None:
         assert parameter.grad.abs().sum() > 0
 
 
-def test_marks_lie_on_what_the_network_itself_has_wrong() -> None:
+def test_marks_lie_on_what_the_network_itself_has_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     model = refiner(process="absorbing")
     assert model.network.classifier.bias is not None
     with torch.no_grad():
         model.network.classifier.bias[2] = 50.0  # it answers 2 whatever it sees
-    generator = torch.Generator().manual_seed(0)
-    masks = blocks(generator)
-    perfect = BaseOutput.from_labels(masks, num_classes=3)
-    condition = model.condition(torch.rand(2, 3, 32, 40, generator=generator), perfect)
-    marks = EvidenceConfig(share=1.0, wrong=1.0, errors=0.0)
-    learner = RefinerObjective(model, replace(earth_evidence(), evidence=marks))
-    keep = torch.ones(2, dtype=torch.bool)
-    found = learner.evidence(masks, perfect, condition, keep, generator)
-    assert found is not None
-    marked = found.known != IGNORE
-    assert marked.any()
-    assert (found.known[marked] == masks[marked]).all()
-    assert (masks[marked] != 2).all()
+    corrected = []
+
+    def watched(masks: Mask, answer: Mask, config: EvidenceConfig, **rest: Any) -> Evidence:
+        corrected.append(answer)
+        return simulate(masks, answer, config, **rest)
+
+    monkeypatch.setattr(objectives, "simulate", watched)
+    objective(model, 1.0)(crops(), 0.9, torch.Generator().manual_seed(1))
+    (answer,) = corrected
+    assert (answer == 2).all()
+
+
+def test_to_a_network_that_reads_no_marks_they_make_no_difference() -> None:
+    control = refiner(process="absorbing", state_input=False)
+    deaf = objective(control, 0.0)
+    with torch.no_grad():
+        for stem in (control.network.stem_state, control.network.stem_near):
+            stem.weight.zero_()
+    plain = RefinerObjective(control, replace(deaf.settings, evidence=None))
+    found = [model(crops(), 0.9, torch.Generator().manual_seed(1)) for model in (deaf, plain)]
+    torch.testing.assert_close(*found)
 
 
 def test_unlabelled_images_are_learned_as_masks_alone() -> None:

@@ -36,7 +36,7 @@ from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
 from crispmask.train.evidence import EvidenceConfig
 from crispmask.train.loop import Drawn, Task, _groups, fit, learning_rate
-from crispmask.train.objectives import RefinerObjective, SegmenterObjective
+from crispmask.train.objectives import RefinerObjective, Seen, SegmenterObjective
 
 NAMES = ("ground", "disc", "box")
 COLOURS = torch.tensor([[90, 110, 90], [200, 80, 60], [70, 90, 190]])
@@ -307,7 +307,7 @@ def test_a_refiner_goes_on_and_begins_to_read_evidence(
     config = replace(refiner_config(data, base), **before)
     plain = train(replace(config, loop=loop(steps=4, learning_rate=1e-2)), tmp_path / "plain")
     config = replace(
-        refiner_config(data, base), **after, init=str(plain), evidence=EvidenceConfig(share=1.0)
+        refiner_config(data, base), **after, init=str(plain), evidence=EvidenceConfig()
     )
     still = train(replace(config, loop=loop(steps=1, learning_rate=1e-9)), tmp_path / "still")
     more = train(replace(config, loop=loop(steps=2, learning_rate=1e-2)), tmp_path / "more")
@@ -670,7 +670,8 @@ def test_noise_targets(target: Literal["first", "truth", "base"]) -> None:
     base = objective.base_output(batch, torch.Generator().manual_seed(0))
     condition = model.condition(batch.images, base)
     x_1 = torch.zeros(condition.log_base[:, 0].shape, dtype=torch.long)
-    found = objective.clean_mask(batch, base, condition, x_1, torch.Generator())
+    seen = Seen(base, condition, torch.ones(4, dtype=torch.bool))
+    found = objective.clean_mask(batch, seen, x_1, torch.Generator())
     expected = {
         "first": model.state_logits(x_1, condition, torch.ones(4)).argmax(1),
         "truth": resize_labels(batch.masks, (x_1.shape[1], x_1.shape[2])),

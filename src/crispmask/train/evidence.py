@@ -26,8 +26,7 @@ class EvidenceConfig:
     """Marks that training shows.
 
     Attributes:
-        share: of the crops that have any.
-        most: marks on one crop; their number is drawn log-uniformly up to this.
+        most: marks on one crop; their number is drawn log-uniformly from 1 up to this.
         wrong: share of the marks that lie on regions which the network's own answer without marks
             has wrong, the larger the likelier; the others lie on any region.
         strokes: share of the marks that are strokes; the others are clicks.
@@ -35,7 +34,6 @@ class EvidenceConfig:
         region_weight: weight of an extra cross-entropy over the regions that were marked.
     """
 
-    share: float = 0.6
     most: int = 20
     wrong: float = 0.8
     strokes: float = 0.3
@@ -43,7 +41,7 @@ class EvidenceConfig:
     region_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("share", "wrong", "strokes", "errors"):
+        for name in ("wrong", "strokes", "errors"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"evidence {name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.most < 1 or self.region_weight < 0:
@@ -74,25 +72,24 @@ def simulate(
     num_classes: int,
     generator: torch.Generator,
 ) -> Evidence:
-    """Marks on crops, from none to many.
+    """Marks on crops.
 
     Args:
         masks: true labels.
         answer: labels that are corrected.
         config: what marks there are.
-        num_classes: that a wrong mark may carry.
+        num_classes: that a mistaken mark may carry, at least 2.
         generator: decides everything.
     """
     known, regions = torch.full_like(masks, IGNORE), torch.full_like(masks, IGNORE)
     for i, (truth, guess) in enumerate(zip(masks.cpu(), answer.cpu(), strict=True)):
-        chance, amount = torch.rand(2, generator=generator).tolist()
-        if chance >= config.share:
-            continue
-        marks = _marks(truth, guess, int(config.most**amount), config, generator)
+        (amount,) = torch.rand(1, generator=generator).tolist()
+        marks = _marks(truth, guess, int((config.most + 1) ** amount), config, generator)
         for inside, mark, label in marks:
             (mistaken,) = torch.rand(1, generator=generator).tolist()
             if mistaken < config.errors:
-                label = int(torch.randint(num_classes, (), generator=generator))
+                other = 1 + int(torch.randint(num_classes - 1, (), generator=generator))
+                label = (label + other) % num_classes
             else:
                 regions[i].masked_fill_(inside.to(masks.device), label)
             known[i].masked_fill_(mark.to(masks.device), label)
