@@ -133,6 +133,32 @@ def test_known_labels_of_no_image(scenes: Path, refused: Any) -> None:
     assert "no.png does not exist" in refused(scenes / "no.png")
 
 
+def test_an_option_without_files(
+    scenes: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, what in (("--known", "known labels"), ("--missing", "missing pixels")):
+        words = ["refine", scenes / "images", "--base", scenes / "bases", option]
+        words += ["--model", tiny_models, "--output", scenes / "out"]
+        assert main([str(word) for word in words]) == 2
+        assert f"a file or folder of {what} is needed, got none" in capsys.readouterr().err
+    assert not (scenes / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["known", "bases"])
+def test_a_folder_is_matched_by_name_even_with_one_image(
+    scenes: Path, tiny_models: Path, part: str
+) -> None:
+    (scenes / part / "a.png").unlink()
+    for other in (scenes / part).glob("c.*"):
+        other.rename(scenes / part / f"{part}{other.suffix}")
+    if part == "bases":
+        (scenes / part / "b.png").unlink()
+    assert len(list((scenes / part).iterdir())) == 1
+    known = [scenes / "known"] if part == "known" else []
+    assert refine(scenes, tiny_models, *known, image=scenes / "images" / "a.png") == 2
+    assert not (scenes / "out").exists()
+
+
 def test_two_files_for_one_image(scenes: Path, refused: Any) -> None:
     sentence = refused(scenes / "known", coco(scenes / "more.json"))
     assert "a.png" in sentence

@@ -134,6 +134,15 @@ def test_where_all_is_right_there_is_nothing_to_show() -> None:
     assert all(set(row) == {1.0} for row in found.rows.values())
 
 
+def test_an_image_with_fewer_errors_than_clicks_is_not_shown() -> None:
+    model, nearly = refiner(), []
+    for sample in samples():
+        mask = model(sample.image[None], segmenter(sample.image[None]), names=[sample.name]).labels
+        mask[0, 8, 8] = (mask[0, 8, 8] + 1) % K
+        nearly.append(replace(sample, mask=mask[0]))
+    assert probe_corrections(model, nearly, segmenter).example is None
+
+
 def test_images_without_labels_are_no_number() -> None:
     blank = [replace(s, mask=torch.full_like(s.mask, IGNORE)) for s in samples()]
     found = probe_corrections(refiner(), blank, segmenter)

@@ -185,6 +185,18 @@ def test_correcting_answers_as_the_refiner_does(
         assert torch.equal(correction(now, sampling=sampling).probs, expected.probs)
 
 
+def test_one_image_is_corrected_whatever_becomes_of_its_base(
+    image: Tensor, base: BaseOutput, known: Mask
+) -> None:
+    two, both = image.expand(2, -1, -1, -1), base.probs.expand(2, -1, -1, -1)
+    with pytest.raises(InputError, match="one image is corrected at a time, got 2"):
+        Correction(refiner(), two, both)
+    correction = Correction(refiner(), image, base)
+    before = correction(known).probs
+    base.probs.fill_(1 / 3)
+    assert torch.equal(correction(known).probs, before)
+
+
 def test_saved_and_loaded(image: Tensor, base: BaseOutput, known: Mask, tmp_path: Path) -> None:
     model = refiner()
     nn.init.normal_(model.network.certain)
@@ -200,12 +212,15 @@ def test_saved_and_loaded(image: Tensor, base: BaseOutput, known: Mask, tmp_path
         (torch.full((17, 23), 3), "ids from 0 to 2"),
         (torch.zeros(1, 17, 24).long(), "size of the images, 1 of 17x23, got 1 of 17x24"),
         (torch.zeros(17, 23), "integers"),
+        (torch.ones(17, 23, dtype=torch.bool), "integers of shape .* got torch.bool"),
+        (torch.zeros(0, 0).long(), r"integers of shape .* \(0, 0\)"),
+        ([[1, 2], [3]], "rows of one length"),
         (torch.zeros(1, 1, 17, 23).long(), "integers of shape"),
         ("nowhere.png", "does not exist"),
     ],
 )
 def test_wrong_evidence_is_refused(
-    image: Tensor, base: BaseOutput, wrong: Tensor, sentence: str
+    image: Tensor, base: BaseOutput, wrong: Any, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         refiner()(image, base, known=wrong)
@@ -213,9 +228,12 @@ def test_wrong_evidence_is_refused(
 
 def test_all_known_and_untrained_are_said(image: Tensor, base: BaseOutput, known: Mask) -> None:
     every = torch.ones(17, 23, dtype=torch.long)
-    with pytest.warns(UserWarning, match="every pixel is known"):
+    with pytest.warns(UserWarning, match="every pixel of image '0' is known"):
         out = refiner()(image, base, known=every)
     assert (out.labels == 1).all()
+    two, probs = image.expand(2, -1, -1, -1), base.probs.expand(2, -1, -1, -1)
+    with pytest.warns(UserWarning, match="every pixel of image 'b' is known"):
+        refiner()(two, probs, known=torch.stack([known[0], every]), names=["a", "b"])
     with pytest.warns(UserWarning, match="trained without known labels"):
         refiner(evidence=False)(image, base, known=known)
     with warnings.catch_warnings():

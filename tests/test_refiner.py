@@ -529,6 +529,11 @@ def test_options_that_cannot_be(
         refiner()(image, base, **options)
 
 
+def test_a_misspelt_estimate_is_refused() -> None:
+    with pytest.raises((InputError, TypeError), match="smaple"):
+        Sampling(estimate="smaple")  # type: ignore[arg-type]
+
+
 def test_features_that_are_missing_or_of_another_base(image: Tensor, base: BaseOutput) -> None:
     model = refiner(config(conditioning="features", residual=False))
     with pytest.raises(InputError, match="the base output has none"):
@@ -584,6 +589,14 @@ def test_answer_is_the_softmax_of_its_logits(
         assert torch.allclose(bare[0], logits[0])
         expected = model.answer_logits(delta, uniform)[1].softmax(0)
         assert torch.allclose(bare[1].softmax(0), expected, atol=1e-6)
+
+
+def test_probabilities_too_small_to_write_are_still_a_distribution(base: BaseOutput) -> None:
+    model = refiner(replace(config(), temperature=0.001))
+    delta = torch.randn(3, 3, 20, 28, generator=torch.Generator().manual_seed(3))
+    probs = model.answer_probs(delta, base.probs)
+    torch.testing.assert_close(probs.sum(1), torch.ones_like(probs[:, 0]))
+    assert torch.equal(probs.argmax(1), model.answer_logits(delta, base.probs).argmax(1))
 
 
 def test_temperature_changes_no_label(image: Tensor, base: BaseOutput) -> None:

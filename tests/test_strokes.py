@@ -1,6 +1,7 @@
 """Known labels from files: every format lands on the right pixels, every mistake is explained."""
 
 import json
+import math
 import re
 import tempfile
 from itertools import product
@@ -13,7 +14,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crispmask.data.drawing import polygon, stroke
+from crispmask.data.drawing import LARGEST_BOX, polygon, stroke
 from crispmask.data.sample import write_mask
 from crispmask.data.strokes import known_names, read_known
 from crispmask.errors import InputError
@@ -132,6 +133,24 @@ def test_geometries(tmp_path: Path, kind: str, coordinates: Any, inside: Any, si
     assert torch.equal(read(path), as_known(inside))
 
 
+@given(*(st.floats(-1e9, 1e9) | st.floats(-50, 400) for _ in range(4)), st.floats(1, 60))
+def test_a_long_line_is_drawn_in_parts(
+    x0: float, y0: float, x1: float, y1: float, radius: float
+) -> None:
+    points, size = np.array([[x0, y0], [x1, y1]]), (300, 350)
+    found = np.zeros(size, dtype=bool)
+    for rows, columns, inside in stroke(points, radius, size):
+        assert inside.size <= LARGEST_BOX or inside.size <= (5 * radius + 5) ** 2
+        found[rows, columns] |= inside
+    ys, xs = (axis + 0.5 for axis in np.indices(size))
+    (dx, dy), length = points[1] - points[0], math.dist(*points)
+    share = ((xs - x0) * dx + (ys - y0) * dy) / (length**2 or 1)
+    share = share.clip(0, 1)
+    distance = np.hypot(xs - x0 - share * dx, ys - y0 - share * dy)
+    unsure = abs(distance - radius) < 1e-6 * max(1, length, abs(x0), abs(y0))
+    assert (found == (distance <= radius))[~unsure].all()
+
+
 def test_a_geometry_collection_has_one_class_and_one_radius(tmp_path: Path) -> None:
     shape = feature("GeometryCollection", None, 2, radius=1.5)
     shape["geometry"] = {
@@ -237,6 +256,8 @@ def test_two_classes_on_one_pixel(tmp_path: Path) -> None:
         (collection(feature("Point", [1, 1], None)), "got None"),
         (collection(feature("Point", [1, 1], radius=0)), "radius in pixels of at least 1, got 0"),
         (collection(feature("Point", [1, 1], radius="3")), "at least 1, got '3'"),
+        (collection(feature("Point", [1, 1], radius=True)), "at least 1, got True"),
+        (collection(feature("Point", [True, False])), r"positions \[x, y\]"),
         (collection(feature("Circle", [1, 1])), "got 'Circle'"),
         (collection(feature("Point", [40, 4])), "cover a pixel of the image, 16 wide and 12 high"),
         (collection(feature("Point", [4, -40])), "cover a pixel"),
@@ -346,6 +367,18 @@ def test_an_image_that_only_others_are_annotated_of(tmp_path: Path) -> None:
             coco([[2, 3, 8, 3, 8, 9]], images=[{"id": 7, "file_name": "a", "height": 9}]),
             "12x16 .* says 9x16",
         ),
+        (coco([], images=[{"id": 7, "file_name": "a", "height": "12"}]), "'height' with a whole"),
+        (coco([], images=2 * [{"id": 7, "file_name": "a"}]), "one image named 'a' .* 2 of its 2"),
+        (
+            coco([], images=[{"id": 7, "file_name": name} for name in "ab"]),
+            "ids that differ, but 'images' has 7 twice",
+        ),
+        (coco([], categories=2 * [{"id": 40, "name": "land"}]), "'categories' has 40 twice"),
+        (coco([], categories=[{"id": 40, "name": 1}]), "category 40 .* 'name' with a text"),
+        (
+            coco(annotations=[{"image_id": 9, "category_id": 40}]),
+            "an image_id that the file's images list, got 9",
+        ),
         (coco([[2, 3, 8, 3, 8, 9]], images=[]), "one image named 'a' .* 0 of its 0 are"),
         (coco(annotations=[{"id": 1}]), "annotation 1 of .* needs 'image_id'"),
     ],
@@ -358,6 +391,12 @@ def test_coco_that_cannot_be_used(tmp_path: Path, data: Any, message: str) -> No
 def test_an_image_that_a_coco_file_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"one image named 'c' .* 0 of its 2 are"):
         read(write(coco([[2, 3, 8, 3, 8, 9]]), tmp_path), "c")
+
+
+def test_an_image_may_leave_its_size_open(tmp_path: Path) -> None:
+    data = coco(rle(drawn(BOX) == 1))
+    data["images"][0] |= {"height": None, "width": None}
+    assert torch.equal(read(write(data, tmp_path), "a"), drawn(BOX))
 
 
 def test_names_of_images(tmp_path: Path) -> None:

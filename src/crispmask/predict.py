@@ -67,7 +67,7 @@ def refine_windows(
             f"{window} and {overlap}."
         )
     pixels, given = refiner.inputs(image, base, missing=missing)
-    certain = refiner.known(known, given)
+    certain = refiner.known(known, given, names=[name])
     pixels, padded = refiner.pad(pixels, refiner.visible(given))
     state = None if certain is None else refiner.known_state(certain)
     side = window // stride

@@ -2,10 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from crispmask.data.folder import files_by_stem
 from crispmask.data.strokes import known_names
 from crispmask.errors import InputError
+
+Paths = Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="PATH...")]
+"""Files of an option that may be left out, which is not the same as giving none."""
 
 
 def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
@@ -35,13 +41,21 @@ def expand(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
     return files
 
 
-def match(images: Sequence[Path], bases: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Each image with its base: a single one with a single one, several by stem.
+def match(
+    images: Sequence[Path], given: Sequence[Path], *, suffixes: Sequence[str]
+) -> list[tuple[Path, Path]]:
+    """Each image with its base: a single file with a single image, several or a folder's by stem.
+
+    Args:
+        images: files.
+        given: files of bases, or folders of such.
+        suffixes: endings of the files that count.
 
     Raises:
         InputError: if two files share a stem or an image has no base.
     """
-    if len(images) == len(bases) == 1:
+    bases = expand(given, suffixes)
+    if len(images) == len(given) == 1 and not given[0].is_dir():
         return [(images[0], bases[0])]
     by_stem: dict[str, Path] = {}
     for path in bases:
@@ -62,26 +76,33 @@ def match(images: Sequence[Path], bases: Sequence[Path]) -> list[tuple[Path, Pat
 
 
 def match_some(
-    images: Sequence[Path], given: Sequence[Path], *, suffixes: Sequence[str], what: str
+    images: Sequence[Path], given: Sequence[Path] | None, *, suffixes: Sequence[str], what: str
 ) -> dict[Path, Path]:
-    """The file of each image that has one: a single file with a single image, several by name.
+    """The file of each image that has one: a single file with a single image, others by name.
 
     The names that a file is for are its own or, in a COCO file, those inside; see `known_names`.
 
     Args:
         images: that differ in name.
-        given: files, or folders of files, of which some may be for other images.
+        given: files, or folders of files, of which some may be for other images; None for none.
         suffixes: endings of the files that count.
         what: is in the files, for errors.
 
     Raises:
-        InputError: if one cannot be read or is for no image, or an image has two.
+        InputError: if nothing is given, a file cannot be read or is for no image, or an image has
+            two.
     """
+    if given is None:
+        return {}
+    if not given:
+        raise InputError(
+            f"a file or folder of {what} is needed, got none; or leave the option out."
+        )
     by_stem = {path.stem: path for path in images}
     found: dict[Path, Path] = {}
     for path in given:
         files = expand([path], suffixes)
-        if len(images) == len(given) == len(files) == 1:
+        if len(images) == len(given) == 1 and not path.is_dir():
             return {images[0]: files[0]}
         matched = [(f, name) for f in files for name in sorted(by_stem.keys() & known_names(f))]
         if not matched:

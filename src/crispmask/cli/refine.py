@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from crispmask.cli.device import on_device
-from crispmask.cli.matching import expand, match, match_some
+from crispmask.cli.matching import Paths, expand, match, match_some
 from crispmask.cli.output import check_kept, check_output, write_labels, write_picture, write_share
 from crispmask.data.catalog import palette_for
 from crispmask.data.decoded import read_foreground
@@ -70,8 +70,8 @@ class RefineArguments:
 
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
     base: tuple[Path, ...]
-    known: tuple[Path, ...] = ()
-    missing: tuple[Path, ...] = ()
+    known: Paths = None
+    missing: Paths = None
     model: str
     output: Path
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
@@ -90,7 +90,7 @@ class RefineArguments:
 def refine(args: RefineArguments) -> int:
     """Refine each image's mask and write the results."""
     check_output(args.output)
-    pairs = match(expand(args.images, IMAGE_SUFFIXES), expand(args.base, BASE_SUFFIXES))
+    pairs = match(expand(args.images, IMAGE_SUFFIXES), args.base, suffixes=BASE_SUFFIXES)
     images = [image for image, _ in pairs]
     known = match_some(images, args.known, suffixes=KNOWN_SUFFIXES, what="known labels")
     missing = match_some(images, args.missing, suffixes=LABEL_SUFFIXES, what="missing pixels")

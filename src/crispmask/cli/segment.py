@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from crispmask.cli.asking import Asking, in_own_sentence, load_segmenter
-from crispmask.cli.matching import expand, match_some
+from crispmask.cli.matching import Paths, expand, match_some
 from crispmask.cli.output import check_kept, check_output, write_labels, write_picture, write_share
 from crispmask.data.class_names import class_lists
 from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
@@ -65,7 +65,7 @@ class SegmentArguments:
     ]
     model: str = "text-earth"
     output: Path = Path("segmented")
-    start: tuple[Path, ...] = ()
+    start: Paths = None
     strength: float = 0.5
     asking: Annotated[Asking, tyro.conf.arg(name="")] = field(default_factory=Asking)
 

@@ -36,7 +36,10 @@ def annotations(
     """
     image = _image(data, source, image_name)
     h, w = size
-    said = (image.get("height", h), image.get("width", w))
+    said = tuple(
+        side if image.get(key) is None else member(image, key, int, f"an image of {source}")
+        for key, side in (("height", h), ("width", w))
+    )
     if said != (h, w):
         raise InputError(
             f"{source} must be for the image as it is, {h}x{w} (height x width), but says "
@@ -49,12 +52,18 @@ def annotations(
             f"{source} needs at least one annotation, got none; draw some or leave it."
         )
     names = {
-        member(category, "id", int, f"a category of {source}"): category.get("name")
-        for category in member(data, "categories", list, source)
+        number: member(category, "name", str, f"category {number} of {source}")
+        for number, category in _by_id(data, "categories", source).items()
     }
+    images = _by_id(data, "images", source)
     for number, annotation in enumerate(found, 1):
         where = f"annotation {number} of {source}"
-        if member(annotation, "image_id", int, where) != image["id"]:
+        owner = member(annotation, "image_id", int, where)
+        if owner not in images:
+            raise InputError(
+                f"{where} needs an image_id that the file's images list, got {owner}; correct it."
+            )
+        if owner != image["id"]:
             continue
         category = member(annotation, "category_id", int, where)
         if category not in names:
@@ -88,8 +97,20 @@ def _image(data: dict[str, Any], source: str, name: str) -> dict[str, Any]:
             f"{source} needs one image named {name!r} (without ending), {len(chosen)} of its "
             f"{len(images)} are; name images as in the file's file_name."
         )
-    member(chosen[0], "id", int, f"an image of {source}")
     return dict(chosen[0])
+
+
+def _by_id(data: dict[str, Any], part: str, source: str) -> dict[int, Any]:
+    """Images or categories by their ids."""
+    found: dict[int, Any] = {}
+    for entry in member(data, part, list, source):
+        number = member(entry, "id", int, f"an entry of {part!r} in {source}")
+        if number in found:
+            raise InputError(
+                f"{source} needs ids that differ, but {part!r} has {number} twice; export it again."
+            )
+        found[number] = entry
+    return found
 
 
 def _patches(segmentation: Any, size: Sequence[int], source: str) -> list[Patch]:

@@ -11,6 +11,12 @@ from jaxtyping import Bool, Float64
 Points = Float64[np.ndarray, "n 2"]
 """x to the right and y down, in pixels; the centres of pixels lie at .5."""
 
+Point = Float64[np.ndarray, "2"]
+
+
+LARGEST_BOX = 64 * 1024
+"""Pixels around a part of a line that are looked at in one go."""
+
 
 class Patch(NamedTuple):
     """Pixels of a part of the image."""
@@ -71,14 +77,14 @@ def stroke(points: Points, radius: float, size: Sequence[int]) -> Iterator[Patch
         size: height and width of the image.
     """
     ends = points[1:] if len(points) > 1 else points
-    for start, end in zip(points, ends, strict=False):
-        rows, columns = _box(np.stack([start, end]), radius, size)
-        x = np.arange(columns.start, columns.stop) + 0.5 - start[0]
-        y = np.arange(rows.start, rows.stop)[:, None] + 0.5 - start[1]
-        dx, dy = end - start
-        share = ((x * dx + y * dy) / (dx * dx + dy * dy or 1.0)).clip(0, 1)  # of the segment, h w
-        distance = np.hypot(x - share * dx, y - share * dy)
-        yield Patch(rows, columns, distance <= radius)
+    for whole in zip(points, ends, strict=False):
+        for start, end, rows, columns in _parts(*whole, radius, size):
+            x = np.arange(columns.start, columns.stop) + 0.5 - start[0]
+            y = np.arange(rows.start, rows.stop)[:, None] + 0.5 - start[1]
+            dx, dy = end - start
+            share = ((x * dx + y * dy) / (dx * dx + dy * dy or 1.0)).clip(0, 1)  # of the part, h w
+            distance = np.hypot(x - share * dx, y - share * dy)
+            yield Patch(rows, columns, distance <= radius)
 
 
 def runs(counts: Sequence[int], size: Sequence[int]) -> Patch:
@@ -91,6 +97,20 @@ def runs(counts: Sequence[int], size: Sequence[int]) -> Patch:
     h, w = size
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(w, h).T
     return Patch(slice(0, h), slice(0, w), inside)
+
+
+def _parts(
+    start: Point, end: Point, radius: float, size: Sequence[int]
+) -> Iterator[tuple[Point, Point, slice, slice]]:
+    """A segment in parts, each with the rows and columns around it; those of long ones are few."""
+    rows, columns = _box(np.stack([start, end]), radius, size)
+    around = (rows.stop - rows.start) * (columns.stop - columns.start)
+    if around <= LARGEST_BOX or math.dist(start, end) <= 2 * radius:
+        yield start, end, rows, columns
+    else:
+        middle = (start + end) / 2
+        yield from _parts(start, middle, radius, size)
+        yield from _parts(middle, end, radius, size)
 
 
 def _box(points: Points, margin: float, size: Sequence[int]) -> tuple[slice, slice]:

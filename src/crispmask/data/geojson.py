@@ -49,7 +49,9 @@ def features(
         where = f"feature {number} of {source}"
         properties = member(feature, "properties", dict, where)
         label = as_label(properties.get("class"), class_names, f'"class" of {where}')
-        radius = properties.get("radius", RADIUS)
+        radius = properties.get("radius")
+        if radius is None:
+            radius = RADIUS
         if not is_number(radius, low=1):  # from 1 a disc covers a pixel wherever it lies
             raise InputError(
                 f"{where} needs a radius in pixels of at least 1, got {shortened(radius)}; "

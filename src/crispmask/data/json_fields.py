@@ -92,7 +92,7 @@ def as_points(positions: Any, source: str, *, least: int = 1) -> Points:
 
 def is_number(value: Any, *, low: float, high: float = LARGEST) -> bool:
     """Whether a value is a number from ``low`` to ``high``; NaN is not."""
-    return isinstance(value, int | float) and low <= value <= high
+    return type(value) in (int, float) and low <= value <= high  # True is no number
 
 
 def _is_position(value: Any) -> bool:

@@ -13,7 +13,7 @@ from crispmask.data import coco, geojson
 from crispmask.data.drawing import Drawing
 from crispmask.data.folder import LABEL_SUFFIXES
 from crispmask.data.json_fields import read_json
-from crispmask.data.sample import read_mask
+from crispmask.data.sample import read_mask, turned
 from crispmask.errors import InputError
 from crispmask.shapes import IGNORE
 
@@ -52,6 +52,8 @@ def read_known(
             f"known labels must be a file ending in {', '.join(KNOWN_SUFFIXES)}, got {path}; "
             "export one of these."
         )
+    if len(size) != 2:
+        raise InputError(f"size must be (height, width) of the image, got {tuple(size)}.")
     h, w = size
     if suffix in JSON_SUFFIXES:
         drawings = _drawings(path, size=(h, w), class_names=class_names, image_name=image_name)
@@ -60,7 +62,8 @@ def read_known(
     if known.shape != (h, w):
         raise InputError(
             f"{path} must have the size of its image, {h}x{w} (height x width), got "
-            f"{known.shape[0]}x{known.shape[1]}; draw it on the image itself."
+            f"{known.shape[0]}x{known.shape[1]}; draw it on the image itself"
+            f"{turned((h, w), known.shape)}."
         )
     return known
 

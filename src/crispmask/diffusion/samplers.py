@@ -117,6 +117,8 @@ def sample_mask(
     grid = timesteps(num_inference_steps, start_time=start_time)
     check_options(num_inference_steps, eta, average_last, early_exit)
     check_order(order, process, eta)
+    if estimate not in get_args(Estimate):
+        raise InputError(f"estimate must be {', '.join(get_args(Estimate))}, got {estimate!r}.")
     batch, device = len(x_start), x_start.device
     times = [torch.full((batch,), t, device=device) for t in grid]
     logits = denoise(x_start, times[0])

@@ -85,7 +85,7 @@ def probe_corrections(
             truth = sample.mask.masked_fill(known != IGNORE, IGNORE)
             for name, answer in answers.items():
                 scores[name][place].update(answer[None], truth[None])
-            if count == SHOWN and clicks:
+            if count == SHOWN == len(some):
                 gain = _right(told, truth) - _right(before, truth)
                 labels = base.probs.argmax(1)[0].cpu()
                 found.append(_Corrected(gain, _drawn(sample, labels, known, before, told)))

@@ -21,13 +21,14 @@ REACH = 8.0
 """Pixels of the state over which the nearness of a known label falls to 1/e."""
 
 
-def as_labels(known: Any, *, num_classes: int, what: str) -> Mask:
+def as_labels(known: Any, *, num_classes: int, what: str, boolean: bool = False) -> Mask:
     """Class ids where a label is known and `IGNORE` elsewhere, as a batch.
 
     Args:
         known: path of a label picture, or an array or tensor of integers, h w or b h w.
         num_classes: that there are.
         what: they are, for messages.
+        boolean: whether True and False may stand for 1 and 0.
 
     Raises:
         InputError: if it is none of these, or an id is neither a class nor `IGNORE`.
@@ -35,7 +36,8 @@ def as_labels(known: Any, *, num_classes: int, what: str) -> Mask:
     if isinstance(known, str | Path):
         return read_mask(known, num_classes)[None]
     labels = as_tensor(known, what)
-    if labels.is_floating_point() or labels.ndim not in (2, 3):
+    number = not labels.is_floating_point() and (boolean or labels.dtype != torch.bool)
+    if not number or labels.ndim not in (2, 3) or not labels.numel():
         raise InputError(
             f"{what} must be integers of shape (h, w) or (batch, h, w), with {IGNORE} where "
             f"unknown; got {labels.dtype} of shape {tuple(labels.shape)}."

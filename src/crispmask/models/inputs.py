@@ -76,7 +76,10 @@ def as_tensor(base: Any, what: str) -> Tensor:
     if isinstance(base, Tensor):
         values = base
     else:
-        array = np.asarray(base)
+        try:
+            array = np.asarray(base)
+        except ValueError as error:  # lists of different lengths
+            raise InputError(f"{what} must have rows of one length ({error}).") from error
         if array.dtype.kind not in "biuf":
             raise InputError(
                 f"{what} must be an array or tensor of numbers, or the path of one; got "

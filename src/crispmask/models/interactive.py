@@ -1,10 +1,12 @@
 """One image that a person corrects: all but the chain is computed once."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from crispmask.diffusion.categorical import image_generators
+from crispmask.errors import InputError
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
 from crispmask.models.refiner_parts import RefinerOutput
@@ -28,11 +30,14 @@ class Correction:
             name: of the image; its noise depends on it.
 
         Raises:
-            InputError: if image or base cannot be used.
+            InputError: if image or base cannot be used, or there are several.
         """
         self.refiner = refiner
         self.name = name
-        pixels, self.base = refiner.inputs(image, base)
+        pixels, given = refiner.inputs(image, base)
+        if len(pixels) != 1:
+            raise InputError(f"one image is corrected at a time, got {len(pixels)}.")
+        self.base = replace(given, probs=given.probs.clone())  # the caller's may change
         with refiner.inferring():
             padded, self.seen = refiner.pad(pixels, refiner.visible(self.base))
             self.condition = refiner.condition(padded, self.seen)
@@ -49,7 +54,7 @@ class Correction:
             InputError: if the known labels cannot be used.
         """
         refiner, sampling = self.refiner, sampling or Sampling()
-        certain = refiner.known(known, self.base)
+        certain = refiner.known(known, self.base, names=[self.name])
         generators = image_generators(sampling.seed, [self.name])
         with refiner.inferring():
             condition = self.condition

@@ -1,7 +1,7 @@
 """MaskRefiner: better masks from any segmenter's output (DDPS, Lai et al. 2023)."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -98,8 +98,9 @@ class MaskRefiner(RefinerCore, Pretrained):
         first = None if isinstance(start, str) else self._labels(start, given, "start")
         if names is not None and len(names) != len(pixels):
             raise InputError(f"{len(pixels)} images need as many names, got {len(names)}.")
-        certain = self.known(known, given)
-        generators = image_generators(seed, names or [str(i) for i in range(len(pixels))])
+        called = names or [str(i) for i in range(len(pixels))]
+        certain = self.known(known, given, names=called)
+        generators = image_generators(seed, called)
         with self.inferring():
             padded, seen = self.pad(pixels, self.visible(given))
             state = None if certain is None else self.known_state(certain)
@@ -141,10 +142,16 @@ class MaskRefiner(RefinerCore, Pretrained):
                 "this refiner reads the features of its base, which know what is missing; give "
                 "missing pixels to one that reads probabilities."
             )
-        return without(pixels, given, self._labels(missing, given, "missing pixels") > 0)
+        holes = self._labels(missing, given, "missing pixels", boolean=True)
+        return without(pixels, given, holes > 0)
 
-    def known(self, known: Any, base: BaseOutput) -> Mask | None:
+    def known(self, known: Any, base: BaseOutput, *, names: Sequence[str]) -> Mask | None:
         """Labels that are certain, checked; None if there are none.
+
+        Args:
+            known: as `forward` takes it.
+            base: checked, as `inputs` gives it.
+            names: of the images, for a warning.
 
         Raises:
             InputError: if they do not fit the base output, an id is no class, or this model's state
@@ -160,11 +167,13 @@ class MaskRefiner(RefinerCore, Pretrained):
                 "known labels need a refiner whose state is one of labels; this one diffuses the "
                 "codes of a learned codec. Use a refiner without codec."
             )
-        if (labels != IGNORE).all():
+        decided = (labels != IGNORE).flatten(1).all(1).tolist()
+        for name in (name for name, all_known in zip(names, decided, strict=True) if all_known):
             warnings.warn(
-                "every pixel is known: the answer is the known mask itself.", stacklevel=3
+                f"every pixel of image {name!r} is known: the answer is the known mask itself.",
+                stacklevel=3,
             )
-        elif not self.config.network.evidence:
+        if not all(decided) and not self.config.network.evidence:
             warnings.warn(
                 "this refiner was trained without known labels and hardly follows them beyond "
                 "their own pixels; use one that was trained with evidence.",
@@ -172,9 +181,10 @@ class MaskRefiner(RefinerCore, Pretrained):
             )
         return labels
 
-    def _labels(self, labels: Any, base: BaseOutput, what: str) -> Mask:
+    def _labels(self, labels: Any, base: BaseOutput, what: str, *, boolean: bool = False) -> Mask:
         """Labels that a user gives, checked, on the device of the base output."""
-        mask = as_labels(labels, num_classes=len(self.config.class_names), what=what)
+        classes = len(self.config.class_names)
+        mask = as_labels(labels, num_classes=classes, what=what, boolean=boolean)
         check_labels_size(mask, base, what=what)
         return mask.to(base.probs.device)
 

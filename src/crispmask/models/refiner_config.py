@@ -57,6 +57,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.start not in ("noise", "base"):
             raise InputError(f"start must be noise or base, got {self.start!r}.")
+        if self.estimate not in ("argmax", "sample"):
+            raise InputError(f"estimate must be argmax or sample, got {self.estimate!r}.")
         if self.gate is not None:
             check_gate(self.gate)
         timesteps(self.num_inference_steps)  # checks the number

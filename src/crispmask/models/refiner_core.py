@@ -238,7 +238,12 @@ class RefinerCore(nn.Module):
         probs = self._enlarge(delta)[..., :h, :w].exp()
         smoothed = smooth(base)
         probs *= smoothed if temperature == 1 else smoothed.pow(1 / temperature)
-        probs /= probs.sum(1, keepdim=True)
+        total = probs.sum(1, keepdim=True)
+        if not total.all():  # all classes of a pixel below the smallest number
+            enlarged = self._enlarge(delta)[..., :h, :w]
+            exact: Probs = (enlarged + smoothed.log() / temperature).softmax(1)
+            return exact
+        probs /= total
         return probs
 
     def _enlarge(self, delta: Float[Tensor, "b n s_h s_w"]) -> Float[Tensor, "b k p_h p_w"]:
