@@ -30,7 +30,8 @@ from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfi
 from crispmask.nn.efficientnet import imagenet_weights
 from crispmask.nn.fpn import FPNConfig
 from crispmask.nn.unet import MaskUNetConfig
-from crispmask.recipes import earth_base, paper_ade_b2
+from crispmask.paper_recipes import paper_ade_b2
+from crispmask.recipes import earth_base
 from crispmask.shapes import IGNORE
 from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base

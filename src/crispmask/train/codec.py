@@ -17,9 +17,9 @@ from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.codec import CodecConfig, CodecModel
 from crispmask.nn.mask_codec import MaskCodecConfig
 from crispmask.shapes import IGNORE, Mask
-from crispmask.train.configs import CodecTrainConfig
 from crispmask.train.loop import Task
 from crispmask.train.masks import draw_masks, read_masks
+from crispmask.train.masks_config import CodecTrainConfig
 from crispmask.train.processes import own_share
 
 

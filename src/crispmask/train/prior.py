@@ -15,9 +15,9 @@ from crispmask.models.prior_config import PriorConfig
 from crispmask.models.refiner_config import num_states
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.shapes import IGNORE, Mask
-from crispmask.train.configs import PriorTrainConfig
 from crispmask.train.loop import Task
 from crispmask.train.masks import draw_masks, read_masks
+from crispmask.train.masks_config import PriorTrainConfig
 from crispmask.train.objectives import VLB_STEPS
 
 

@@ -34,17 +34,12 @@ from crispmask.train.batches import (
 )
 from crispmask.train.card import card
 from crispmask.train.codec import codec_task
-from crispmask.train.configs import (
-    CodecTrainConfig,
-    PriorTrainConfig,
-    RefinerTrainConfig,
-    SegmenterTrainConfig,
-    TrainConfig,
-)
+from crispmask.train.configs import RefinerTrainConfig, SegmenterTrainConfig, TrainConfig
 from crispmask.train.generator import generator_task
 from crispmask.train.latent_config import GeneratorConfig, LatentVaeConfig
 from crispmask.train.latents import latent_vae_task
 from crispmask.train.loop import Task, fit, seeded
+from crispmask.train.masks_config import CodecTrainConfig, PriorTrainConfig
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
