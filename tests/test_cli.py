@@ -50,7 +50,7 @@ def scenes(tmp_path: Path) -> Path:
         [],
         ["--help"],
         *([*c.split(), "--help"] for c in ("demo", "refine", "train", "evaluate", "convert ddps")),
-        *([c, "--help"] for c in ("segment", "evaluate-words")),
+        *([c, "--help"] for c in ("segment", "evaluate-words", "data", "prior", "convert")),
         *(["data", c, "--help"] for c in ("check", "suspects")),
         *(["prior", c, "--help"] for c in ("sample", "complete", "regions")),
     ],

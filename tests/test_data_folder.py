@@ -1,5 +1,6 @@
 """Folders of images and labels, and the catalogue of known data sets."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from crispmask.data.catalog import (
 )
 from crispmask.data.check import check_folder
 from crispmask.data.earth import EARTH_CLASSES, EARTH_PALETTE
-from crispmask.data.folder import FolderDataset
+from crispmask.data.folder import FolderDataset, files_by_stem, read_class_names
 from crispmask.errors import InputError
 from crispmask.models.inputs import as_base_output, check_same_size
 from crispmask.shapes import IGNORE
@@ -137,3 +138,14 @@ def test_known_classes_have_known_colours() -> None:
     assert palette_for(EARTH_CLASSES) == EARTH_PALETTE
     for names, palette in ((CAMVID_CLASSES, CAMVID_PALETTE), (EARTH_CLASSES, EARTH_PALETTE)):
         assert len(set(palette)) == len(palette) == len(names)
+
+
+def test_a_list_of_classes_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfsky\r\nground\r\n")
+    assert read_class_names(tmp_path / "classes.txt") == ("sky", "ground")
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"Stra\xdfe.png")).write_bytes(b"")
+    with pytest.raises(InputError, match=r"udcdfe\.png', no name in UTF-8; rename it"):
+        files_by_stem(tmp_path, (".png",))

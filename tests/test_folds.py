@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from crispmask.data.earth import earth
+from crispmask.data.sample import Sample
 from crispmask.errors import InputError
 from crispmask.models.segmenters import FPNSegmenter, SegmenterConfig
 from crispmask.nn.fpn import FPNConfig
@@ -52,6 +53,18 @@ def test_each_image_is_answered_by_its_own_base() -> None:
     assert miou == pytest.approx(1 / 9)  # class 0: 64 of 192 pixels; classes 1 and 2: nothing
 
 
+def test_folds_of_few_images_are_alike_and_none_is_empty() -> None:
+    item = Sample(image=torch.zeros(3, 8, 8), mask=torch.zeros(8, 8).long(), name="0")
+    for count in (5, 8, 12, 43):
+        folds = folds_of([item] * count, 5)
+        sizes = [folds.count(fold) for fold in range(5)]
+        assert sum(sizes) == count
+        assert min(sizes) > 0
+        assert max(sizes) <= 2 * min(sizes)
+    with pytest.raises(InputError, match=r"5 folds need at least as many images, .* got 4"):
+        folds_of([item] * 4, 5)
+
+
 def test_too_few_folds_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 5"):
         replace(earth_refiner(), fold_bases=("a", "b"))
@@ -70,9 +83,9 @@ def test_bases_in_another_order_are_refused(tmp_path: Path) -> None:
     for part in ("images", "labels"):
         for split in ("train", "val"):
             (tmp_path / split / part).mkdir(parents=True)
-            Image.new("RGB" if part == "images" else "L", (16, 16)).save(
-                tmp_path / split / part / "0.png"
-            )
+            picture = Image.new("RGB" if part == "images" else "L", (16, 16))
+            for i in range(5):
+                picture.save(tmp_path / split / part / f"{i}.png")
     (tmp_path / "classes.txt").write_text("a\nb\nc")
     config = replace(
         earth_refiner(), data=str(tmp_path), base=folders[0], fold_bases=tuple(folders[::-1])

@@ -24,7 +24,7 @@ from crispmask.errors import InputError
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.bases import load_base
 from crispmask.models.refiner import MaskRefiner
-from crispmask.models.refiner_config import RefinerConfig, condition_channels
+from crispmask.models.refiner_config import Conditioning, RefinerConfig, condition_channels
 from crispmask.models.segformer import SegformerBase
 from crispmask.models.segmenters import BaseOutput, FPNSegmenter, SegmenterConfig
 from crispmask.nn.efficientnet import imagenet_weights
@@ -361,7 +361,42 @@ def test_a_refiner_of_another_kind_is_not_gone_on_from(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("stride", "conditioning"), [(1, "probs"), (2, "probs"), (4, "probs"), (2, "features")]
+)
+def test_images_of_many_sizes_in_one_batch(stride: int, conditioning: Conditioning) -> None:
+    config = FPNConfig(num_classes=3, channels=8)
+    segmenter = FPNSegmenter(SegmenterConfig(class_names=NAMES, network=config)).eval()
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((64, 64), (70, 91), (61, 83), (62, 84))
+    plain = [
+        Stored(
+            torch.randint(256, (3, h, w), generator=generator).byte(),
+            torch.randint(3, (h, w), generator=generator).byte(),
+        )
+        for h, w in sizes
+    ]
+    seen, _ = with_base(plain, [segmenter] * len(sizes), conditioning=conditioning, stride=stride)
+    batch = draw(seen, AugmentConfig(crop=(32, 32)), batch_size=8, generator=generator)
+    assert batch.maps is not None
+    assert len(batch.maps) == len(batch.images) == 8
+    if conditioning == "probs":
+        torch.testing.assert_close(batch.maps.sum(1), torch.ones_like(batch.maps[:, 0]),
+                                   atol=1e-3, rtol=0)  # fmt: skip
+
+
 # stop and resume
+
+
+def test_a_finished_run_is_left_as_it_is(data: Path, base: Path, tmp_path: Path) -> None:
+    config = refiner_config(data, base)
+    folder = train(config, tmp_path / "run")
+    settings = folder / "config.json"
+    settings.write_text(settings.read_text().replace('"gate": 0.0', '"gate": 0.25'))
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    train(config, folder, resume=True)
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    assert MaskRefiner.from_pretrained(folder).config.gate == 0.25
 
 
 @pytest.mark.parametrize("kind", [segmenter_config, segformer_config])
@@ -868,7 +903,7 @@ def test_stored_outputs_of_odd_sizes_stay_in_place() -> None:
 
 def test_folds_are_runs_of_neighbours_or_whole_blocks(data: Path) -> None:
     folds = folds_of(open_split(str(data), "train"), 2)
-    assert folds == [0] * 6
+    assert folds == [0, 0, 0, 1, 1, 1]
     tiles = open_split("earth", "train")
     folds = folds_of(tiles, 5)
     assert set(folds) == set(range(5))

@@ -86,7 +86,7 @@ def _show_warning(
 
 def _run(argv: list[str]) -> int:
     match argv:
-        case [] | ["-h" | "--help", *_]:
+        case [] | ["-h" | "--help", *_] | ["data" | "prior" | "convert", "-h" | "--help"]:
             print(HELP, end="")
         case ["--version"]:
             print(version("crispmask"))

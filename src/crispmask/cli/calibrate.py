@@ -96,7 +96,7 @@ def run_calibration(args: CalibrateArguments) -> int:
     record = {"settings": settings, "images": len(data), "scores": scores, **provenance()}
     write_atomic(folder / "calibration.json", json.dumps(record, indent=2) + "\n")
     refiner.save_config(folder)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     console.print(_table(found))
     fitted = ", ".join(f"{key} {value:g}" for key, value in settings.items() if value is not None)
     if found.gate == 1:

@@ -42,7 +42,7 @@ def convert(args: ConvertArguments) -> int:
     """Convert and show where everything went."""
     names = None if args.classes is None else read_names(args.classes)
     report = convert_ddps(args.checkpoint, args.output, class_names=names, weights=args.weights)
-    console = Console(stderr=args.json)
+    console = Console(stderr=args.json, markup=False)
     console.print(report.table())
     console.print(
         f"{report.backbone}, {report.num_classes} classes with void, {report.num_steps} time "

@@ -69,7 +69,7 @@ def demo(args: DemoArguments) -> int:
     _, page = report.write(args.output)
     seconds = round(time.perf_counter() - start, 1)
 
-    console = Console(stderr=args.json)
+    console = Console(stderr=args.json, markup=False)
     console.print(report.table())
     console.print(f"{len(masks)} tiles in {seconds} s; look at {page}", soft_wrap=True)
     if args.json:

@@ -69,7 +69,7 @@ def run_evaluation(args: EvaluateArguments) -> int:
     title = f"{args.model} on {args.data}"
     report = evaluate(dataset, segmenter, rows, title=title, limit=args.limit)
     _, page = report.write(args.output)
-    console = Console(stderr=args.json)
+    console = Console(stderr=args.json, markup=False)
     console.print(report.table())
     console.print(f"look at {page}", soft_wrap=True)
     if args.json:

@@ -104,7 +104,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
     for (name, data), words in zip(datasets.items(), vocabularies, strict=True):
         check_order(words.label_names, data.class_names, source=name)
     segmenter = load_segmenter(args.model, device=args.asking.device)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     results: dict[str, dict[str, WordsResult]] = {}
     galleries: dict[str, WordsGallery] = {}
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -137,7 +137,7 @@ def evaluate_by_words(args: EvaluateWordsArguments) -> int:
             )
     record = report(results, model=args.model, options=asdict(args.asking))
     numbers, page = WordsReport(record=record, galleries=galleries).write(args.output)
-    shown = Console(stderr=args.json, soft_wrap=True)
+    shown = Console(stderr=args.json, soft_wrap=True, markup=False)
     for name, rows in record["results"].items():
         shown.print(table(Path(name).name, rows))
         said = (f"{score} {text}" for score, text in further(rows[NAMES]).items())

@@ -148,7 +148,7 @@ def complete(args: CompleteArguments) -> int:
     given = dict(_read(args.masks, prior))
     parts = ("labels", "pictures")
     check_kept(given, [args.output / part / f"{path.stem}.png" for path in given for part in parts])
-    for path, mask in track(given.items(), "filling", console=Console(stderr=True)):
+    for path, mask in track(given.items(), "filling", console=Console(stderr=True, markup=False)):
         filled = prior.complete(
             mask[None], num_inference_steps=args.num_inference_steps, seed=args.seed
         )[0]
@@ -167,7 +167,9 @@ def regions(args: RegionsArguments) -> int:
     names = prior.config.class_names
     found: list[dict[str, Any]] = [
         {"mask": path.name, "class": names[region.label], **asdict(region)}
-        for path, mask in track(given.items(), "looking", console=Console(stderr=True))
+        for path, mask in track(
+            given.items(), "looking", console=Console(stderr=True, markup=False)
+        )
         for region in prior.regions(mask, seed=args.seed)
         if region.area >= args.min_area
     ]
@@ -179,7 +181,7 @@ def regions(args: RegionsArguments) -> int:
         top, left, *_ = region["box"]
         cells = (region["mask"], region["class"], top, left, region["area"])
         table.add_row(*map(str, cells), f"{region['bits']:.1f}")
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, markup=False).print(table)
     _say(f"{len(found)} regions in {args.output / 'regions.json'}")
     return 0
 
@@ -214,4 +216,4 @@ def _read(paths: tuple[Path, ...], prior: MaskPrior) -> Iterator[tuple[Path, Ten
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(text)
+    Console(stderr=True, soft_wrap=True, markup=False).print(text)

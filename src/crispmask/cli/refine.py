@@ -111,7 +111,7 @@ def refine(args: RefineArguments) -> int:
         )
     class_names = refiner.config.class_names
     palette = palette_for(class_names)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     files = [
         Files(image=image, base=base, known=known.get(image), missing=missing.get(image))
         for image, base in pairs

@@ -110,7 +110,7 @@ def segment(args: SegmentArguments) -> int:
     vocabulary = in_own_sentence(vocabulary, segmenter)
     options = {**args.asking.options, "strength": args.strength}
     sampling = TextSampling(**options)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     quiet = not console.is_terminal
     for path in track(files, "checking", console=console, transient=True, disable=quiet):
         size = _checked_size(path, segmenter.codec.stride)
@@ -142,7 +142,7 @@ def segment(args: SegmentArguments) -> int:
     )
     _, page = report.write(args.output)
     for image in images[:10]:
-        console.print(f"{image.name}: {report.sentence(image)}", soft_wrap=True, markup=False)
+        console.print(f"{image.name}: {report.sentence(image)}", soft_wrap=True)
     console.print(f"{len(files)} label maps in {args.output}; look at {page}", soft_wrap=True)
     return 0
 

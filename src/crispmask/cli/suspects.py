@@ -84,7 +84,7 @@ def suspects(args: SuspectsArguments) -> int:
     )
     data = FolderDataset(args.folder / "images", args.folder / "labels", class_names=names)
     judges = Judges(base=base, prior=prior, seed=args.seed)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     quiet = not console.is_terminal
     evidence = []
     first = range(0, len(data), -(-len(data) // FITTED))
@@ -120,7 +120,7 @@ def suspects(args: SuspectsArguments) -> int:
         },
     )
     _, page = report.write(args.output)
-    shown = Console(stderr=args.json, soft_wrap=True)
+    shown = Console(stderr=args.json, soft_wrap=True, markup=False)
     shown.print(_table(report))
     shown.print(f"{len(doubted)} of {len(found)} regions are doubted; look at {page}")
     if args.json:

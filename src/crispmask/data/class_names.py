@@ -62,7 +62,7 @@ def published_names(name: str) -> tuple[str, ...]:
             f"there is no class list {name!r}; there are {', '.join(class_lists())}. Any other "
             "is read from a file with a name a line."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
@@ -188,7 +188,7 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _entries(path: Path) -> list[list[str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         data = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); needed is UTF-8 text.") from error
@@ -207,5 +207,5 @@ def _entries(path: Path) -> list[list[str]]:
 
 @cache
 def _table(name: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads((FILES / f"{name}.json").read_text(encoding="utf-8"))
+    table: dict[str, Any] = json.loads((FILES / f"{name}.json").read_text(encoding="utf-8-sig"))
     return table

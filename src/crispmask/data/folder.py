@@ -22,7 +22,8 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Files of the given formats by name without suffix, sorted; hidden files are left out.
 
     Raises:
-        InputError: if there is no such folder, or two files differ in their suffix only.
+        InputError: if there is no such folder, two files differ in their suffix only, or the name
+            of one is not UTF-8.
     """
     if not folder.is_dir():
         raise InputError(f"a folder is needed, but {folder} does not exist or is not a folder.")
@@ -30,6 +31,8 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
+        if path.name.encode(errors="ignore").decode() != path.name:  # no report could write it
+            raise InputError(f"{folder} holds {path.name!a}, no name in UTF-8; rename it.")
         if path.stem in found:
             raise InputError(
                 f"{folder} holds both {found[path.stem].name} and {path.name}; images and labels "
@@ -84,7 +87,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         InputError: if it cannot be read or has fewer than two different names.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as text ({error}).") from error
     classes = tuple(line.strip() for line in lines if line.strip())

@@ -153,10 +153,22 @@ def _maps(output: BaseOutput, *, conditioning: str, stride: int) -> Tensor:
 
 
 def folds_of(data: Images, folds: int) -> list[int]:
-    """The fold of each image: whole blocks of the data set, or runs of ten neighbours, in turn."""
+    """The fold of each image: whole blocks of the data set, or runs of neighbours, in turn.
+
+    A run has ten images, or as many fewer as it takes that each fold has some.
+
+    Raises:
+        InputError: if there are more folds than blocks or images.
+    """
     count = len(data)
-    groups: Sequence[Hashable] = getattr(data, "blocks", None) or [i // 10 for i in range(count)]
+    run = max(1, min(10, count // folds))
+    groups: Sequence[Hashable] = getattr(data, "blocks", None) or [i // run for i in range(count)]
     order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    if len(order) < folds:
+        raise InputError(
+            f"{folds} folds need at least as many images, or blocks of them, got {len(order)}; "
+            "take fewer folds."
+        )
     return [order[group] % folds for group in groups]
 
 
@@ -183,6 +195,9 @@ def draw(
         groups = [[item] for item in items]
     parts = [_crop(group, config, generator) for group in groups]
     maps = [p.maps for p in parts if p.maps is not None]
+    sizes = {(part.shape[-2], part.shape[-1]) for part in maps}
+    if len(sizes) > 1:  # some had to be enlarged
+        maps = [F.adaptive_avg_pool2d(part, min(sizes)) for part in maps]
     return Batch(
         images=torch.cat([p.images for p in parts]),
         masks=torch.cat([p.masks for p in parts]),

@@ -67,6 +67,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     state = this_process()
     settings = {"kind": type(config).__name__, **dataclasses.asdict(config)}
     _check_output(output, settings, resume=resume)
+    if resume and (output / "README.md").exists():  # written last: nothing is left to do
+        return output
     start = time.monotonic()
     with seeded(config.loop.seed, state.device):  # initial weights
         if isinstance(config, PriorTrainConfig):
@@ -175,7 +177,9 @@ def _refiner_task(
         evaluate=evaluate,
     )
     gap = train_miou - val_miou
-    console = Console(stderr=True, soft_wrap=True, quiet=not PartialState().is_main_process)
+    console = Console(
+        stderr=True, soft_wrap=True, quiet=not PartialState().is_main_process, markup=False
+    )
     console.print(
         f"base: mIoU {train_miou:.3f} on the training images, {val_miou:.3f} on validation"
     )
