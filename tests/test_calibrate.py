@@ -318,6 +318,11 @@ def test_label_sets_are_not_lost_without_a_word(
         ("calibrate {model} no-such-folder --base {model}", "no-such-folder"),
         ("calibrate {model} earth --base {model}", "they must be the same ones"),
         ("calibrate {model} {data} --base {model} --tolerance -1", "tolerance must be at least 0"),
+        ("calibrate {model} {data} --base {model} --tolerance nan", "at least 0, got nan"),
+        (
+            "refine {photo} --base {mask} --model {model} --output {out} --guidance-scale nan",
+            "guidance_scale must be a number, got nan",
+        ),
         ("calibrate {model} {data} --base {model} --coverage 1.5", "coverage must lie between"),
         ("refine {photo} --base {mask} --model {model} --output {out} --gate 2", "gate must lie"),
         (

@@ -317,6 +317,9 @@ def test_unet_sizes_that_the_stride_does_not_divide() -> None:
         ({"depth": 0}, "at least 1"),
         ({"patch_size": 0}, "at least 1"),
         ({"embed_dim": 0}, "at least 1"),
+        ({"widths": (0, 24)}, "multiples of 8"),
+        ({"head_channels": -1}, "head_channels must be at least 0"),
+        ({"dropout": 1.5}, r"dropout lie in \[0, 1\), got 0 and 1.5"),
         ({"time_scale": 0.0}, "time_scale must be positive, got 0"),
     ],
 )

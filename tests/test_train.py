@@ -1,6 +1,7 @@
 """Training on drawn shapes: it learns, it resumes exactly, and it leaves its base alone."""
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -562,6 +563,12 @@ def test_a_crop_that_does_not_divide(data: Path, base: Path, tmp_path: Path) -> 
         ({"restart": 1.0}, r"restart must lie in \[0, 1\)"),
         ({"workers": -1}, "workers must be at least 0"),
         ({"ema_every": 0}, "ema_every must be at least 1"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
+        ({"clip_norm": math.nan}, "clip_norm must be at least 0, got nan"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"betas": (1.5, 0.9)}, r"betas must lie in \[0, 1\)"),
+        ({"seed": 10**9}, "seed must be at most 100000000, got 1000000000"),
     ],
 )
 def test_loops_that_cannot_be(fields: dict[str, Any], match: str) -> None:
@@ -591,6 +598,25 @@ def test_features_know_what_is_under_a_hole() -> None:
 def test_a_segformer_has_no_imagenet_weights_and_no_scale(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="imagenet=False and scale=1, got"):
         replace(segformer_config(Path("data")), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"scale": 0.0}, r"scale must lie in \(0, 4\], got 0"),
+        ({"channels": 0}, "channels must be at least 1"),
+        ({"dice_weight": math.nan}, "dice_weight at least 0, got 64 and nan"),
+    ],
+)
+def test_bases_that_cannot_be(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(earth_base(), **changes)
+
+
+@pytest.mark.parametrize("field", ["dice_weight", "vlb_weight"])
+def test_weights_that_cannot_be(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be at least 0, got -1"):
+        tiny_refiner(**{field: -1.0, "noise_target": "truth"})
 
 
 @pytest.mark.parametrize("field", ["first_stage", "noise_share", "hard_labels"])

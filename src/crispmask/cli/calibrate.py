@@ -64,7 +64,7 @@ class CalibrateArguments:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.tolerance < 0:
+        if not self.tolerance >= 0:
             raise InputError(f"--tolerance must be at least 0, got {self.tolerance}.")
         if self.coverage is not None and not 0 < self.coverage < 1:
             raise InputError(f"--coverage must lie between 0 and 1, got {self.coverage}.")

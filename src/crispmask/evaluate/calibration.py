@@ -105,7 +105,7 @@ def calibrate(
         InputError: if there is no image, the tolerance is negative or the coverage is not between
             0 and 1.
     """
-    if tolerance < 0:
+    if not tolerance >= 0:
         raise InputError(f"the tolerance must be at least 0, got {tolerance}.")
     sets = None if coverage is None else ConformalThreshold(1 - coverage)
     first = next(iter(answers), None)

@@ -1,5 +1,6 @@
 """What a `MaskRefiner` is made of."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -61,6 +62,8 @@ class Sampling:
             raise InputError(f"estimate must be argmax or sample, got {self.estimate!r}.")
         if self.gate is not None:
             check_gate(self.gate)
+        if not math.isfinite(self.guidance_scale):
+            raise InputError(f"guidance_scale must be a number, got {self.guidance_scale}.")
         timesteps(self.num_inference_steps)  # checks the number
         check_options(self.num_inference_steps, self.eta, self.average_last)
 

@@ -72,7 +72,7 @@ class MaskUNetConfig:
                 f"num_states must be num_classes ({self.num_classes}) or one more for the masked "
                 f"state, got {self.num_states}."
             )
-        if not self.widths or any(w % 8 for w in (*self.widths, *self.up_widths)):
+        if not self.widths or any(w % 8 or w < 8 for w in (*self.widths, *self.up_widths)):
             raise ValueError(
                 f"widths must be multiples of 8, got {self.widths} and {self.up_widths}."
             )
@@ -85,7 +85,12 @@ class MaskUNetConfig:
                 "stem_kernel must be odd, depth, patch_size and embed_dim at least 1, got "
                 f"{self.stem_kernel}, {self.depth}, {self.patch_size} and {self.embed_dim}."
             )
-        if self.time_scale <= 0:
+        if self.head_channels < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                "head_channels must be at least 0 and dropout lie in [0, 1), got "
+                f"{self.head_channels} and {self.dropout}."
+            )
+        if not self.time_scale > 0:
             raise ValueError(
                 f"time_scale must be positive, got {self.time_scale}: it is T - 1 for a chain of "
                 "T steps, of which there are at least two."

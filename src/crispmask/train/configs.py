@@ -55,6 +55,13 @@ class SegmenterTrainConfig:
             )
         if not 0 < self.labelled <= 1:
             raise ValueError(f"labelled must lie in (0, 1], got {self.labelled}.")
+        if not 0 < self.scale <= 4:
+            raise ValueError(f"scale must lie in (0, 4], got {self.scale}.")
+        if self.channels < 1 or not self.dice_weight >= 0:
+            raise ValueError(
+                "channels must be at least 1 and dice_weight at least 0, got "
+                f"{self.channels} and {self.dice_weight}."
+            )
         if self.augment.short_side:
             raise ValueError(
                 "augment.short_side would train at another size than the model is asked at; use "
@@ -199,6 +206,9 @@ class RefinerTrainConfig:
                 'vlb_weight needs noise_target="truth": without noise on the truth the term bounds '
                 "nothing."
             )
+        for name in ("dice_weight", "vlb_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for name in ("first_stage", "noise_share", "hard_labels", "holes", "labelled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")

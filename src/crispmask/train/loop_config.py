@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+LARGEST_SEED = 10**8
+"""Of which every step and process makes a seed of its own that fits 64 bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
@@ -53,11 +56,15 @@ class LoopConfig:
         for name in ("steps", "batch_size", "ema_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("halvings", "workers", "clip_norm"):
-            if getattr(self, name) < 0:
+        for name in ("halvings", "workers", "clip_norm", "weight_decay", "warmup_steps"):
+            if not getattr(self, name) >= 0:  # nor NaN
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for name in ("ema_decay", "restart"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}.")
+        if abs(self.seed) > LARGEST_SEED:
+            raise ValueError(f"seed must be at most {LARGEST_SEED}, got {self.seed}.")
