@@ -209,3 +209,8 @@ def test_missing_pixels_are_not_looked_at(
     write_mask(torch.zeros(9, 12, dtype=torch.int64), scenes / "clouds" / "b.png")
     assert main([str(word) for word in words]) == 2
     assert "b.png is 9x12 (height x width)" in capsys.readouterr().err
+
+    Image.fromarray(hole.numpy().astype(np.uint8)).save(scenes / "clouds" / "a.png")  # 0 and 1
+    (scenes / "clouds" / "b.png").unlink()
+    assert main([str(word) for word in words]) == 0
+    assert "a.png hides no pixel: it is white nowhere" in capsys.readouterr().err

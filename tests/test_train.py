@@ -547,6 +547,13 @@ def test_folds_are_advised_where_there_are_none(
     assert "on folds" not in capsys.readouterr().err
 
 
+def test_nothing_to_go_on_from(data: Path, base: Path, tmp_path: Path) -> None:
+    config = replace(refiner_config(data, base), init=str(tmp_path / "control"))
+    with pytest.raises(InputError, match=r"no refiner to go on from: .*control.* with --init\."):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_crop_that_does_not_divide(data: Path, base: Path, tmp_path: Path) -> None:
     config = replace(refiner_config(data, base), augment=AugmentConfig(crop=(32, 36)))
     with pytest.raises(InputError, match=r"augment\.crop must be multiples of 8, got 32x36"):

@@ -1,5 +1,6 @@
 """``crispmask refine``: better masks from masks."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -190,6 +191,8 @@ def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
                 f"{'x'.join(map(str, missing.shape))} (height x width) and {files.image} "
                 f"{'x'.join(map(str, size))}; draw them on the image itself."
             )
+        if not missing.any():
+            warnings.warn(f"{files.missing} hides no pixel: it is white nowhere.", stacklevel=2)
     return Inputs(image=image, base=base, known=known, missing=missing)
 
 

@@ -107,7 +107,12 @@ def _go_on_from(folder: str, refiner: MaskRefiner) -> None:
     What the trained one does not read - known labels, and for a control noisy mask and time -
     says nothing yet.
     """
-    before = MaskRefiner.from_pretrained(folder)
+    try:
+        before = MaskRefiner.from_pretrained(folder)
+    except InputError as error:
+        raise InputError(
+            f"no refiner to go on from: {error} Train one there first, or name one with --init."
+        ) from error
     theirs, ours = before.config.network, refiner.config.network
     kinds = _kind(before.config), _kind(refiner.config)
     labels_read = theirs.state_input or theirs.evidence
