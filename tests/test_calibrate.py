@@ -34,6 +34,7 @@ from crispmask.models.refiner_parts import RefinerOutput
 from crispmask.models.segmenters import BaseOutput
 from crispmask.nn.unet import MaskUNetConfig
 from crispmask.predict import refine_views, refine_windows
+from crispmask.shapes import IGNORE
 
 K = 3
 IMAGE = torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
@@ -224,6 +225,12 @@ def test_label_sets_are_fitted_behind_the_gate() -> None:
 def test_messages() -> None:
     with pytest.raises(InputError, match="at least one image, got none"):
         calibrate([])
+    unknown = [
+        replace(answer, truth=torch.full_like(answer.truth, IGNORE))
+        for answer in answers(right=1, sure=1)
+    ]
+    with pytest.raises(InputError, match="images with labelled pixels, got none such"):
+        calibrate(unknown)
     with pytest.raises(InputError, match="tolerance must be at least 0, got -1"):
         calibrate(answers(right=1, sure=1), tolerance=-1)
     for wrong in (-0.1, 1.5):

@@ -102,8 +102,8 @@ def calibrate(
             over images (see `ConformalThreshold`); None fits no sets.
 
     Raises:
-        InputError: if there is no image, the tolerance is negative or the coverage is not between
-            0 and 1.
+        InputError: if there is no image or no labelled pixel, the tolerance is negative or the
+            coverage is not between 0 and 1.
     """
     if not tolerance >= 0:
         raise InputError(f"the tolerance must be at least 0, got {tolerance}.")
@@ -123,6 +123,8 @@ def calibrate(
             meter.update(gated(refined, answer.base, gate), answer.truth, 0.0)
     scores = [_scores(meter) for meter in meters]
     base = scores[-1]  # the last gate keeps it
+    if math.isnan(base["accuracy"]):
+        raise InputError("calibration needs images with labelled pixels, got none such.")
     chosen = next(i for i, ours in enumerate(scores) if worst_fall(base, ours) <= tolerance)
     if sets is not None:
         for answer in answers:
