@@ -130,3 +130,14 @@ def test_data_without_its_part(folder: Path, kind: str) -> None:
 )
 def test_the_real_camvid() -> None:
     assert len(open_split("camvid", "train")) == 367
+
+
+def test_a_folder_of_the_name_of_an_included_data_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "earth" / "train").mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r"not the folder here .* write \./earth"):
+        assert len(open_split("earth", "test")) == 50
+    with pytest.raises(InputError, match="no data set"):
+        open_split("./earth", "test")

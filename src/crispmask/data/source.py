@@ -1,5 +1,6 @@
 """Data sets by the name a user gives: "earth", "camvid:FOLDER" and the like, or a folder."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -71,6 +72,12 @@ def open_split(source: str, split: Split) -> AnyDataset:
         InputError: if there is no such data set or split.
     """
     if source in INCLUDED:
+        if any((Path(source) / part).is_dir() for part in ("train", "images")):
+            warnings.warn(
+                f"{source} is the data set that comes with the package, not the folder here of "
+                f"the same name; write ./{source} for that.",
+                stacklevel=2,
+            )
         return INCLUDED[source](split)
     name, _, where = source.partition(":")
     if name == "camvid":
