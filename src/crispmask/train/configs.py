@@ -26,7 +26,8 @@ class SegmenterTrainConfig:
         scale: factor by which images are resized before the network sees them ("fpn" only).
         channels: width of the feature pyramid, or of what SegFormer fuses its stages to.
         dice_weight: weight of the soft Dice loss beside the cross-entropy.
-        imagenet: start the encoder from ImageNet weights (needs extra "train-base"; "fpn" only).
+        imagenet: True starts the encoder from ImageNet weights (needs extra "train-base"; "fpn"
+            only), False from random ones.
         init: folder of a trained segmenter to go on from, instead; its network, scale and channels
             hold.
         folds: parts that the data is divided into; 0 uses all of it.
@@ -93,8 +94,8 @@ class RefinerTrainConfig:
             base is much better on its training images than on others; at least 5.
         loop: steps and rates, of both stages together.
         augment: crops and colours; crop sides in pixels of the image.
-        in_memory: hold all images and the base's outputs for them in memory; else images are read
-            for each crop, and the base sees the crop, as in the paper.
+        in_memory: True holds all images and the base's outputs for them in memory; with False
+            images are read for each crop, and the base sees the crop, as in the paper.
         conditioning: what the denoiser is told: "probs" (any segmenter), "features" (the paper),
             "logits", "mask" or "none".
         stride: pixels of the image per pixel of the diffused mask.
@@ -111,7 +112,7 @@ class RefinerTrainConfig:
         patch_size: state pixels per position inside the denoiser.
         state_input: False trains the control: the same network without the mask input.
         embed_dim: channels of the label table.
-        embed_trained: learn the label table; the paper keeps it random.
+        embed_trained: True learns the label table, False keeps it random, as the paper.
         stem_kernel: side of the first convolution.
         head_channels: width of the layer before the classifier; 0 leaves that layer out.
         dropout: share of channels dropped before the classifier while training.
@@ -130,7 +131,7 @@ class RefinerTrainConfig:
             nothing of their own.
         labelled: share of the training images that are shown with image and base, evenly spread;
             of the others the refiner sees the masks alone, in half of the crops.
-        other_masks: False leaves the others out altogether.
+        other_masks: False leaves the images that are not labelled out altogether.
     """
 
     data: str
