@@ -16,7 +16,7 @@ LAYERS = [  # top first; neighbours in a layer do not know each other
     ["__main__"],
     ["cli"],
     ["recipes"],
-    ["text_recipes"],
+    ["text_recipes", "paper_recipes"],
     ["train", "evaluate"],
     ["report", "provenance", "predict"],
     ["models"],
