@@ -102,7 +102,7 @@ def runs(counts: Sequence[int], size: Sequence[int]) -> Patch:
 def _parts(
     start: Point, end: Point, radius: float, size: Sequence[int]
 ) -> Iterator[tuple[Point, Point, slice, slice]]:
-    """A segment in parts, each with the rows and columns around it; those of long ones are few."""
+    """A segment in parts so short that the pixels around each are few, and these pixels."""
     rows, columns = _box(np.stack([start, end]), radius, size)
     around = (rows.stop - rows.start) * (columns.stop - columns.start)
     if around <= LARGEST_BOX or math.dist(start, end) <= 2 * radius:
