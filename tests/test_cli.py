@@ -264,3 +264,14 @@ def test_demo_refines_better_than_its_base(
     assert scores["refined"]["mbiou"] > scores["base"]["mbiou"]
     written = {path.relative_to(tmp_path / "demo").parts[0] for path in tmp_path.rglob("*.*")}
     assert {"labels", "overlays", "report.html", "report.json"} <= written
+
+
+def test_tables_show_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    folder = tmp_path / "report [v2]"
+    assert main(["evaluate", "earth-small", "earth", "--limit", "1", "--output", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert "[bold]" not in shown.out + shown.err
+    assert "report [v2]/report.html" in shown.out + shown.err

@@ -238,7 +238,7 @@ def test_tables_mark_the_best_and_show_the_spread() -> None:
         assert "**71.0 ±" in line
         assert re.search(r"\| 0\.355 \|$", line)  # seconds: neither marked nor spread
 
-    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    console = Console(width=100, file=io.StringIO(), force_terminal=True, markup=False)  # as shown
     console.print(REPORT.table())
     assert isinstance(console.file, io.StringIO)
     assert "\x1b[1m71.0 ±1.4\x1b[0m" in console.file.getvalue()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from crispmask.atomic import unfinished
 from crispmask.report.results import (
@@ -89,7 +90,8 @@ class Report:
             table.add_column(column.label, justify="right", no_wrap=True)
         for row in self.rows:
             cells = [(self.cell(row, column), row.name in best[column.key]) for column in COLUMNS]
-            table.add_row(row.name, *(f"[bold]{text}[/]" if top else text for text, top in cells))
+            shown = (Text(text, style="bold" if top else "") for text, top in cells)
+            table.add_row(Text(row.name), *shown)
         return table
 
     def markdown(self) -> str:
