@@ -378,7 +378,14 @@ def test_innermost_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"wrong": 1.5}, {"errors": -0.1}, {"most": 0}, {"region_weight": -1.0}]
+    "wrong",
+    [
+        {"wrong": 1.5},
+        {"errors": -0.1},
+        {"most": 0},
+        {"region_weight": -1.0},
+        {"region_weight": float("nan")},
+    ],
 )
 def test_config_is_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -62,7 +62,7 @@ def published_names(name: str) -> tuple[str, ...]:
             f"there is no class list {name!r}; there are {', '.join(class_lists())}. Any other "
             "is read from a file with a name a line."
         )
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
@@ -207,5 +207,5 @@ def _entries(path: Path) -> list[list[str]]:
 
 @cache
 def _table(name: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads((FILES / f"{name}.json").read_text(encoding="utf-8-sig"))
+    table: dict[str, Any] = json.loads((FILES / f"{name}.json").read_text(encoding="utf-8"))
     return table

@@ -13,7 +13,6 @@ Points = Float64[np.ndarray, "n 2"]
 
 Point = Float64[np.ndarray, "2"]
 
-
 LARGEST_BOX = 64 * 1024
 """Pixels around a part of a line that are looked at in one go."""
 

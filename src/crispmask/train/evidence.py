@@ -44,7 +44,7 @@ class EvidenceConfig:
         for name in ("wrong", "strokes", "errors"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"evidence {name} must lie in [0, 1], got {getattr(self, name)}.")
-        if self.most < 1 or self.region_weight < 0:
+        if self.most < 1 or not self.region_weight >= 0:
             raise ValueError(
                 "evidence needs most of at least 1 and region_weight of at least 0, got "
                 f"{self.most} and {self.region_weight}."

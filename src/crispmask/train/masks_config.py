@@ -66,7 +66,7 @@ class PriorTrainConfig:
             )
         if not 0 <= self.hide <= 1:
             raise ValueError(f"hide must lie in [0, 1], got {self.hide}.")
-        if self.vlb_weight < 0:
+        if not self.vlb_weight >= 0:  # nor NaN
             raise ValueError(f"vlb_weight must be at least 0, got {self.vlb_weight}.")
         if not 1 <= self.eval_steps <= MAX_STEPS:
             raise ValueError(f"eval_steps must be 1 to {MAX_STEPS}, got {self.eval_steps}.")
