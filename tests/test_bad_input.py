@@ -535,3 +535,5 @@ def test_evaluate_sizes_and_ids(
 
 def test_check_of_a_folder_that_is_none(refuse: Refuse, tmp_path: Path) -> None:
     assert "images" in refuse("data", "check", tmp_path)
+    (tmp_path / "val").mkdir()
+    assert f"data check {tmp_path / 'val'}" in refuse("data", "check", tmp_path)

@@ -184,6 +184,49 @@ def test_evaluate_a_converted_bundle(tiny_models: Path, scenes: Path) -> None:
     assert any(row["name"] == "refined, 1 call" for row in rows)
 
 
+def test_evaluate_a_refiner_behind_a_base(
+    tiny_models: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[str | Path] = [
+        tiny_models / "refiner",
+        scenes,
+        "--limit",
+        "1",
+        "--output",
+        scenes / "report",
+    ]
+    behind: list[str | Path] = ["--base", tiny_models, "--control", tiny_models / "control"]
+    run("evaluate", *words, *behind)
+    behind_base = json.loads((scenes / "report" / "report.json").read_text())["rows"]
+    run("evaluate", tiny_models, *words[1:])
+    bundle = json.loads((scenes / "report" / "report.json").read_text())["rows"]
+    scores = [{row["name"]: row["miou"]["mean"] for row in rows} for rows in (behind_base, bundle)]
+    assert scores[0] == scores[1]
+    run("evaluate", *words, *behind[:2])
+    rows = json.loads((scenes / "report" / "report.json").read_text())["rows"]
+    assert "control" not in {row["name"] for row in rows}
+
+    capsys.readouterr()
+    for wrong, why in ((words, "say with --base"), ([*words, *behind[2:]], "name its base, too")):
+        assert main(["evaluate", *map(str, wrong)]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_help_on_a_recipe_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    run("train", "evidence", "--help")
+    shown = capsys.readouterr().out
+    assert "crispmask train evidence --data DIR --loop.seed 1 --output runs/evidence-1" in shown
+    assert "\n    It goes on" not in shown  # the indentation of the code
+
+
+def test_train_looks_at_its_output_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["train", "earth-base", "--output", str(tmp_path / "file")]) == 2
+    assert "--output must be a folder" in capsys.readouterr().err
+
+
 def test_seeds_are_numbered_folders_alone(tiny_models: Path, scenes: Path) -> None:
     model = scenes / "model"
     names = ("refiner-10", "refiner-2", "refiner", "refiner-old", "refiners", "my-refiner")

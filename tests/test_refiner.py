@@ -1,5 +1,6 @@
 """MaskRefiner: it starts at its base, counts its calls, and repeats itself."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,7 @@ def config(
     patch_size: int = 1,
     state_input: bool = True,
     residual: bool = True,
+    holes: float = 0.0,
 ) -> RefinerConfig:
     features = 8 if conditioning == "features" else 0
     network = MaskUNetConfig(
@@ -63,6 +65,7 @@ def config(
         residual=residual,
         feature_channels=features,
         condition_dropout=0.1,
+        holes=holes,
     )
 
 
@@ -635,6 +638,22 @@ def test_named_maps_may_stand_in_any_order(image: Tensor, base: BaseOutput) -> N
 def test_maps_of_other_names_are_refused(image: Tensor, base: BaseOutput) -> None:
     with pytest.raises(InputError, match="answers in land, sea, cloud; the model's classes are"):
         refiner()(image, named_base(base, ("land", "sea", "cloud")))
+
+
+def test_a_refiner_without_holes_warns_of_missing_pixels(image: Tensor, base: BaseOutput) -> None:
+    missing = torch.zeros(len(image), *image.shape[-2:], dtype=torch.bool)
+    missing[:, :4] = True
+    with pytest.warns(UserWarning, match="trained without holes"):
+        refiner()(image, base, missing=missing)
+    with warnings.catch_warnings(action="error"):
+        refiner(config(holes=0.5))(image, base, missing=missing)
+        refiner()(image, base, missing=torch.zeros_like(missing))
+
+
+def test_weights_of_another_precision(image: Tensor, base: BaseOutput) -> None:
+    for model in (refiner().half(), refiner().double()):
+        with pytest.raises(InputError, match=r"must be float32, got torch\.float.*call \.float"):
+            model(image, base)
 
 
 def test_features_of_a_base_know_what_is_missing(image: Tensor, base: BaseOutput) -> None:

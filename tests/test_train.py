@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +35,14 @@ from crispmask.nn.unet import MaskUNetConfig
 from crispmask.paper_recipes import paper_ade_b2
 from crispmask.recipes import earth_base
 from crispmask.shapes import IGNORE
-from crispmask.train import LoopConfig, RefinerTrainConfig, SegmenterTrainConfig, run, train
+from crispmask.train import (
+    LoopConfig,
+    RefinerTrainConfig,
+    SegmenterTrainConfig,
+    checkpoint,
+    run,
+    train,
+)
 from crispmask.train.batches import Batch, Stored, _coarse, draw, folds_of, store, with_base
 from crispmask.train.evidence import EvidenceConfig
 from crispmask.train.loop import Drawn, Task, _groups, fit, learning_rate
@@ -482,10 +490,39 @@ def test_resume_of_nothing(data: Path, tmp_path: Path) -> None:
 
 
 def test_resume_with_other_settings(data: Path, base: Path) -> None:
-    with pytest.raises(InputError, match=r"started with other settings \(loop differ\)"):
+    with pytest.raises(InputError, match=r"other settings \(loop\.steps was 2, now 3\); resume"):
         train(segmenter_config(data, steps=3), base, resume=True)
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match=r"\(kind was SegmenterTrainConfig, now Refiner"):
         train(refiner_config(data, base), base, resume=True)
+    many = segmenter_config(data, steps=3, batch_size=3, seed=3, warmup_steps=3)
+    with pytest.raises(InputError, match=r"batch_size was 2, now 3.* and 1 more\); resume"):
+        train(many, base, resume=True)
+
+
+def test_resume_with_other_data_or_models(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, source = shutil.copytree(data, tmp_path / "data"), shutil.copytree(base, tmp_path / "base")
+    config = refiner_config(own, source, steps=4, save_every=2)
+    output = tmp_path / "run"
+    with stopping_at(3, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train(config, output)
+    for part in ("images", "labels"):
+        (own / "train" / part / "0.png").rename(own / "train" / part / "zero.png")
+    with pytest.raises(InputError, match=r"its data or their classes were .* renamed; bring back"):
+        train(config, output, resume=True)
+    for part in ("images", "labels"):
+        (own / "train" / part / "zero.png").rename(own / "train" / part / "0.png")
+    before = (source / "model.safetensors").read_bytes()
+    weights = load_file(source / "model.safetensors")
+    save_file({k: v + 1 for k, v in weights.items()}, source / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"another model than the one that is now in .*base; bring"
+    ):
+        train(config, output, resume=True)
+    (source / "model.safetensors").write_bytes(before)
+    train(config, output, resume=True)
+    assert len(log(output)) == 4
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
@@ -505,9 +542,43 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
             fit(tiny_task(), loop(), tmp_path, resume=True)
 
 
-def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no readable checkpoint.*start again in a new"):
-        fit(tiny_task(), loop(), tmp_path, resume=True)
+def test_resume_of_a_run_that_was_stopped_before_its_first_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = segmenter_config(data, steps=3)
+    train(config, tmp_path / "straight")
+    stop_and_resume(config, tmp_path / "resumed", stop=2, monkeypatch=monkeypatch)
+    assert log(tmp_path / "straight") == log(tmp_path / "resumed")
+
+
+def test_a_checkpoint_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tiny_task(), loop(steps=1), tmp_path, resume=False)
+    whole = (tmp_path / "checkpoint" / "state.safetensors").read_bytes()
+
+    def full(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(InputError, match=r"checkpoint of step 2 cannot be .*No space.*make room"):
+        fit(tiny_task(), loop(steps=2), tmp_path, resume=True)
+    assert (tmp_path / "checkpoint" / "state.safetensors").read_bytes() == whole
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_labels_that_say_nothing(data: Path, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data" / "train" / "labels").iterdir():
+        Image.new("L", (32, 32), IGNORE).save(path)
+    for config in (
+        segmenter_config(tmp_path / "data"),
+        refiner_config(tmp_path / "data", base),
+    ):
+        with pytest.raises(InputError, match="is 255, unknown; there is nothing to learn from"):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

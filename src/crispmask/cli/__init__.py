@@ -105,7 +105,8 @@ def _run(argv: list[str]) -> int:
         case ["train", *rest]:
             from crispmask.cli.train import DESCRIPTION, run_recipe, train_arguments
 
-            return _call(run_recipe, train_arguments(), rest, "crispmask train", DESCRIPTION)
+            arguments = train_arguments(rest[0] if rest else "")
+            return _call(run_recipe, arguments, rest, "crispmask train", DESCRIPTION)
         case ["evaluate", *rest]:
             from crispmask.cli.evaluate import EvaluateArguments, run_evaluation
 

@@ -29,6 +29,12 @@ class CheckArguments:
 
 def check(args: CheckArguments) -> int:
     """Print what is in the folder."""
+    parts = [part for part in ("train", "val", "test") if (args.folder / part).is_dir()]
+    if parts and not (args.folder / "images").is_dir():
+        raise InputError(
+            f"{args.folder} has no images/ but {', '.join(parts)}; check each of them: `crispmask "
+            f"data check {args.folder / parts[0]}`."
+        )
     report = check_folder(
         args.folder / "images", args.folder / "labels", find_class_names(args.folder)
     )

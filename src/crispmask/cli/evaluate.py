@@ -28,14 +28,17 @@ class EvaluateArguments:
 
     Prints the table and writes OUTPUT/report.html and OUTPUT/report.json.
 
-    Example: crispmask evaluate earth-small earth --output report
+    Example: crispmask evaluate runs/refiner DIR/val --base runs/base --output report
 
     Attributes:
         model: bundled name such as earth-small; a folder with base/, refiner/ and control/, further
-            seeds in refiner-1/, control-1/ and so on; or the folder of a segmenter alone.
+            seeds in refiner-1/, control-1/ and so on; the folder of a segmenter alone; or, with
+            --base, that of a refiner.
         data: earth (its test blocks), earth:val, fields, camvid:FOLDER/val and the like, or a
             folder with images/ and labels/. Names in a classes.txt, there or above it, must be
             the model's.
+        base: bundled name, folder or hub id of the base that the refiner MODEL stands behind.
+        control: folder of its control, trained alike with --no-state-input; needs --base.
         output: folder to write to.
         json: print the whole report as one JSON object in the last line, all else on stderr.
         limit: images at most, spread evenly over the data set.
@@ -44,21 +47,36 @@ class EvaluateArguments:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    base: str | None = None
+    control: str | None = None
     output: Path
     json: bool = False
     limit: int | None = None
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        if self.control is not None and self.base is None:
+            raise InputError("--control belongs to a refiner behind --base; name its base, too.")
+
 
 def run_evaluation(args: EvaluateArguments) -> int:
     """Evaluate and show the report."""
     check_output(args.output)
-    folder = find_model(args.model)
-    refiners = seeds(folder, "refiner", device=args.device)
+    if args.base is None:
+        folder = find_model(args.model)
+        _check_no_refiner(folder)
+        refiners, controls = (
+            seeds(folder, part, device=args.device) for part in ("refiner", "control")
+        )
+    else:
+        folder = find_model(args.base, part="base")
+        refiners, controls = (
+            [on_device(MaskRefiner.from_pretrained(name), args.device) for name in names]
+            for names in ((args.model,), (args.control,) if args.control else ())
+        )
     names = refiners[0].config.class_names if refiners else None
     segmenter = on_device(load_base(folder, class_names=names), args.device)
     dataset = open_known(args.data, segmenter.config.class_names)
-    controls = seeds(folder, "control", device=args.device)
     rows = refiner_rows(
         refiners,
         controls,
@@ -75,6 +93,16 @@ def run_evaluation(args: EvaluateArguments) -> int:
     if args.json:
         print(json.dumps(report.to_json()))
     return 0
+
+
+def _check_no_refiner(folder: Path) -> None:
+    """Say what to do where a refiner is given without the base that it stands behind."""
+    config = folder / "config.json"
+    if config.is_file() and f'"{MaskRefiner.__name__}"' in config.read_text():
+        raise InputError(
+            f"{folder} holds a refiner; say with --base which base it stands behind, or give a "
+            "folder with base/ and refiner/."
+        )
 
 
 def seeds(folder: Path, part: str, *, device: str = "cpu") -> list[MaskRefiner]:

@@ -1,5 +1,6 @@
 """``crispmask train``: a recipe, its fields overridable, run."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from accelerate import PartialState
 
+from crispmask.cli.output import check_output
 from crispmask.recipes import RECIPES
 from crispmask.train import TrainConfig, train
 
@@ -36,18 +38,24 @@ class TrainArguments:
     resume: bool = False
 
 
-def train_arguments() -> Any:
-    """A type that tyro turns into a subcommand per recipe."""
+def train_arguments(recipe: str = "") -> Any:
+    """A type that tyro turns into a subcommand per recipe; help on ``recipe`` has an example."""
     defaults = {
-        name: TrainArguments(config=recipe(), output=Path("runs") / name)
-        for name, recipe in RECIPES.items()
+        name: TrainArguments(config=make(), output=Path("runs") / name)
+        for name, make in RECIPES.items()
     }
-    descriptions = {name: recipe.__doc__ or name for name, recipe in RECIPES.items()}
+    descriptions = {name: inspect.getdoc(make) or name for name, make in RECIPES.items()}
+    if recipe in RECIPES:
+        own = " --data DIR" if RECIPES[recipe]().data == "data" else ""
+        descriptions[recipe] += (
+            f"\n\nExample: crispmask train {recipe}{own} --loop.seed 1 --output runs/{recipe}-1"
+        )
     return tyro.extras.subcommand_type_from_defaults(defaults, descriptions)
 
 
 def run_recipe(args: TrainArguments) -> int:
     """Train and say where the model is."""
+    check_output(args.output)
     folder = train(args.config, args.output, resume=args.resume)
     state = PartialState()
     if state.is_main_process:

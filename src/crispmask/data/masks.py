@@ -28,21 +28,6 @@ class Masks(Protocol):
     def __getitem__(self, index: int, /) -> Int64[Tensor, "h w"]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskSplits:
-    """Masks to learn from and masks to be measured on.
-
-    Attributes:
-        train: what is learned from.
-        val: what is held out.
-        class_names: in the order of the ids; None where nothing names them.
-    """
-
-    train: Masks
-    val: Masks
-    class_names: tuple[str, ...] | None
-
-
 class MaskFiles:
     """Label files as masks, read when they are asked for.
 
@@ -54,6 +39,11 @@ class MaskFiles:
     def __init__(self, paths: Sequence[Path], num_classes: int = IGNORE) -> None:
         self.paths = tuple(paths)
         self.num_classes = num_classes
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, without ending."""
+        return [path.stem for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,11 +58,31 @@ class SampleMasks:
     def __init__(self, data: AnyDataset) -> None:
         self.data = data
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the images."""
+        return list(self.data.names)
+
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Int64[Tensor, "h w"]:
         return self.data[index].mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSplits:
+    """Masks to learn from and masks to be measured on.
+
+    Attributes:
+        train: what is learned from.
+        val: what is held out.
+        class_names: in the order of the ids; None where nothing names them.
+    """
+
+    train: MaskFiles | SampleMasks
+    val: MaskFiles | SampleMasks
+    class_names: tuple[str, ...] | None
 
 
 def open_masks(source: str) -> MaskSplits:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
+from rich.progress import track
 
 from crispmask.errors import InputError
 from crispmask.evaluate.images import LabelledImages
@@ -42,7 +44,7 @@ class Answer:
 class Answers:
     """What a base and the refiner behind it say of a data set, without any gate.
 
-    Nothing is kept: both run anew each time that this is gone through.
+    Nothing is kept: both run anew each time that this is gone through, with a bar on stderr.
     """
 
     refiner: MaskRefiner
@@ -55,7 +57,14 @@ class Answers:
     @torch.inference_mode()
     def __iter__(self) -> Iterator[Answer]:
         device = next(self.refiner.parameters()).device
-        for i in range(len(self.dataset)):
+        console = Console(stderr=True)
+        for i in track(
+            range(len(self.dataset)),
+            "calibrating",
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ):
             sample = self.dataset[i]
             image = sample.image[None].to(device)
             base = self.segmenter(image)
@@ -108,13 +117,13 @@ def calibrate(
     if not tolerance >= 0:
         raise InputError(f"the tolerance must be at least 0, got {tolerance}.")
     sets = None if coverage is None else ConformalThreshold(1 - coverage)
-    first = next(iter(answers), None)
-    if first is None:
-        raise InputError("calibration needs at least one image, got none.")
-    device, classes = first.refined.device, first.refined.shape[1]
-    fit = TemperatureFit(device)
+    fit, classes = None, 0
     for answer in answers:
+        device, classes = answer.refined.device, answer.refined.shape[1]
+        fit = fit or TemperatureFit(device)
         fit.update(answer.refined, answer.truth)
+    if fit is None:
+        raise InputError("calibration needs at least one image, got none.")
     temperature = fit.compute("ece")
     meters = [Meter(classes, device) for _ in GATES]
     for answer in answers:

@@ -126,7 +126,13 @@ class MaskRefiner(RefinerCore, Pretrained):
         Raises:
             InputError: if one cannot be used, or they do not fit each other.
         """
-        device = next(self.parameters()).device
+        weight = next(self.parameters())
+        if weight.dtype != torch.float32:
+            raise InputError(
+                f"the weights of a refiner must be float32, got {weight.dtype}; call .float() on "
+                "it, on a GPU it computes in bfloat16 by itself."
+            )
+        device = weight.device
         pixels = as_image(image).to(device)
         names = self.config.class_names
         given = as_base_output(in_order_of(base, names), num_classes=len(names))
@@ -142,8 +148,14 @@ class MaskRefiner(RefinerCore, Pretrained):
                 "this refiner reads the features of its base, which know what is missing; give "
                 "missing pixels to one that reads probabilities."
             )
-        holes = self._labels(missing, given, "missing pixels", boolean=True)
-        return without(pixels, given, holes > 0)
+        hidden = self._labels(missing, given, "missing pixels", boolean=True) > 0
+        if hidden.any() and not self.config.holes:
+            warnings.warn(
+                "this refiner was trained without holes and only guesses what is missing; use one "
+                "that was trained with them (--holes).",
+                stacklevel=3,
+            )
+        return without(pixels, given, hidden)
 
     def known(self, known: Any, base: BaseOutput, *, names: Sequence[str]) -> Mask | None:
         """Labels that are certain, checked; None if there are none.

@@ -89,6 +89,8 @@ class RefinerConfig:
         feature_channels: channels of the base's features ("features" only).
         condition_dropout: share of training images that were shown without condition; guidance
             needs some.
+        holes: share of training images with a hole, where image and base said nothing; filling
+            what is missing needs some.
         temperature: divides the logits of the answer; fitted on held-out images, it makes the
             probabilities honest and changes no label (Guo et al. 2017).
         gate: share of the base in the answer, after the temperature; 0 is off, 1 keeps the base
@@ -109,6 +111,7 @@ class RefinerConfig:
     residual: bool = True
     feature_channels: int = 0
     condition_dropout: float = 0.0
+    holes: float = 0.0
     temperature: float = 1.0
     gate: float = 0.0
     label_threshold: float | None = None
@@ -168,6 +171,8 @@ class RefinerConfig:
             raise ValueError(f"label_threshold must lie in [0, 1], got {self.label_threshold}.")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
+        if not 0 <= self.holes <= 1:
+            raise ValueError(f"holes must lie in [0, 1], got {self.holes}.")
 
     def _check_codec(self, codec: MaskCodecConfig) -> None:
         found = (codec.num_classes, codec.stride, codec.num_codes, False)

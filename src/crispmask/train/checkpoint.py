@@ -17,17 +17,28 @@ from crispmask.errors import InputError
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Any
 ) -> None:
-    """Write everything a run needs to go on, as tensors, and swap it in."""
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Write everything a run needs to go on, as tensors, and swap it in.
+
+    Raises:
+        InputError: if it cannot be written; the checkpoint before it is left as it was.
+    """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entries.items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, temporary / "state.safetensors")
-    (temporary / "step.json").write_text(json.dumps({"step": step}))
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / "state.safetensors")
+        (temporary / "step.json").write_text(json.dumps({"step": step}))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(
+            f"the checkpoint of step {step} cannot be written to {folder} ({error}); make room, "
+            "then resume: what was kept before is still there."
+        ) from error
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -37,7 +48,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module, optimizer: Any) -> int:
-    """Restore what `save_checkpoint` wrote; returns the number of steps done."""
+    """Restore what `save_checkpoint` wrote; returns the number of steps done.
+
+    A run that was stopped before its first checkpoint has done none.
+
+    Raises:
+        InputError: if the checkpoint is damaged or of a model of another size.
+    """
+    if not folder.exists():
+        return 0
     try:
         step = int(json.loads((folder / "step.json").read_text())["step"])
         tensors = load_file(folder / "state.safetensors")

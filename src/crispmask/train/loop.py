@@ -89,7 +89,8 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
     main process alone.
 
     Raises:
-        InputError: if ``resume`` finds no checkpoint, one of another model, or a damaged log.
+        InputError: if ``resume`` finds a checkpoint that is damaged or of another model, or a
+            damaged log.
     """
     if config.track and find_spec("tensorboard") is None:
         raise InputError("loop.track needs TensorBoard: pip install 'crispmask[tensorboard]'.")

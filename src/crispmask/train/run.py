@@ -19,8 +19,9 @@ from crispmask.models.bases import Base, load_base
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.segmenters import BaseOutput
 from crispmask.provenance import provenance
-from crispmask.shapes import Image
+from crispmask.shapes import IGNORE, Image
 from crispmask.train.batches import (
+    Images,
     LazyImages,
     Stored,
     StoredImages,
@@ -43,6 +44,13 @@ from crispmask.train.masks_config import CodecTrainConfig, PriorTrainConfig
 from crispmask.train.objectives import RefinerObjective, SegmenterObjective
 from crispmask.train.prior import prior_task
 from crispmask.train.processes import this_process
+from crispmask.train.started import (
+    began_with,
+    check_fold,
+    check_output,
+    check_same,
+    settings_of,
+)
 from crispmask.train.text import text_task
 from crispmask.train.text_config import TextTrainConfig
 from crispmask.train.untrained import new_refiner, new_segmenter
@@ -56,17 +64,20 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     """Train a model and save it to ``output``.
 
     The folder gets the model (``config.json`` and ``model.safetensors``, or folders as diffusers
-    lays them out) and a card, ``run.json`` with the resolved settings and scores, ``log.jsonl`` and
-    ``checkpoint/``. Under ``accelerate launch``
-    every process calls this; the main process alone writes.
+    lays them out) and a card, ``run.json`` with the resolved settings, what the run began with and
+    its scores, ``log.jsonl`` and ``checkpoint/``. Under ``accelerate launch`` every process calls
+    this; the main process alone writes.
+
+    A run is resumed with the settings, images, classes and models that it began with. One that was
+    stopped before its first checkpoint begins again; one that is finished is left as it is.
 
     Raises:
-        InputError: if ``output`` holds another run and ``resume`` is False, or the data or the
-            base cannot be used.
+        InputError: if ``output`` holds another run and ``resume`` is False, what it began with has
+            changed, or the data or the base cannot be used.
     """
     state = this_process()
-    settings = {"kind": type(config).__name__, **dataclasses.asdict(config)}
-    _check_output(output, settings, resume=resume)
+    settings = settings_of(config)
+    check_output(output, settings, resume=resume)
     if resume and (output / "README.md").exists():  # written last: nothing is left to do
         return output
     start = time.monotonic()
@@ -84,12 +95,14 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
         else:
             task, facts = _image_task(config)
     facts["processes"] = state.num_processes
+    began = began_with(config)
     if resume:
-        _check_base(output, facts)
+        check_same(output, began)
+    record = {"settings": settings, "began_with": began}
     state.wait_for_everyone()  # all have looked at the folder
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
+        write_atomic(output / "run.json", json.dumps(record | facts, indent=2))
     fitted = fit(task, config.loop, output, resume=resume)
     model, scores = fitted.model, fitted.scores
     if isinstance(model, MaskRefiner):
@@ -100,7 +113,7 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     facts |= provenance()
     task.save(model, output)
     write_atomic(output / "README.md", card(config, model, facts))
-    write_atomic(output / "run.json", json.dumps({"settings": settings, **facts}, indent=2))
+    write_atomic(output / "run.json", json.dumps(record | facts, indent=2))
     return output
 
 
@@ -115,16 +128,28 @@ def _image_task(config: SegmenterTrainConfig | RefinerTrainConfig) -> tuple[Task
         if config.folds:
             folds = folds_of(train_set, config.folds)
             wanted = [w and fold != config.fold for w, fold in zip(wanted, folds, strict=True)]
-        stored = list(itertools.compress(store(train_set), wanted))
+        stored = list(itertools.compress(_labelled(train_set, config.data), wanted))
         facts["train_images"] = len(stored)
         task = _segmenter_task(config, stored, store(few_set), names)
     elif config.in_memory:
         folds = folds_of(train_set, max(len(config.fold_bases), 1))
-        task, more = _refiner_task(config, store(train_set), folds, store(few_set), names)
+        stored = _labelled(train_set, config.data)
+        task, more = _refiner_task(config, stored, folds, store(few_set), names)
     else:
         lazy, few = LazyImages(train_set), LazyImages(few_set)
         task = _live_refiner_task(config, lazy, few, names)
     return task, facts | more
+
+
+def _labelled(data: Images, name: str) -> list[Stored]:
+    """A data set in memory, which must have some label."""
+    stored = store(data)
+    if all((item.mask == IGNORE).all() for item in stored):
+        raise InputError(
+            f"every pixel of every training label of {name} is {IGNORE}, unknown; there is nothing "
+            "to learn from."
+        )
+    return stored
 
 
 def _segmenter_task(
@@ -148,7 +173,7 @@ def _refiner_task(
     base = load_base(config.base, class_names=names)
     parts = [load_base(folder, class_names=names) for folder in config.fold_bases] or [base]
     for i, folder in enumerate(config.fold_bases):
-        _check_fold(Path(folder), i, len(config.fold_bases))
+        check_fold(Path(folder), i, len(config.fold_bases))
     model = new_refiner(config, names, feature_channels=base.feature_channels)
     seen, train_miou = with_base(
         stored,
@@ -223,56 +248,3 @@ def _live_refiner_task(
         evaluate=evaluate,
         complete=live_base(base, conditioning=config.conditioning, stride=config.stride),
     )
-
-
-def _check_fold(folder: Path, fold: int, folds: int) -> None:
-    """A base that says it left out another part of the data would be asked about what it knows."""
-    record = folder / "run.json"
-    if not record.exists():
-        return
-    try:
-        settings = dict(json.loads(record.read_text())["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{record} must say which fold its base left out, but cannot be read ({error}); train "
-            "this base again."
-        ) from error
-    if (settings.get("folds"), settings.get("fold")) != (folds, fold):
-        raise InputError(
-            f"fold_bases must be trained without fold 0, 1, ... of {folds}, in this order; "
-            f"{folder} stands in place {fold} and was trained with --folds {settings.get('folds')} "
-            f"--fold {settings.get('fold')}."
-        )
-
-
-def _check_output(output: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    run = output / "run.json"
-    if not run.exists():
-        if output.exists() and any(output.iterdir()):
-            raise InputError(f"{output} is not empty and holds no run; give a new folder.")
-        if resume:
-            raise InputError(f"{output} holds no run to resume; start without resume.")
-        return
-    if not resume:
-        raise InputError(f"{output} already holds a run; resume it or give a new folder.")
-    try:
-        before = dict(json.loads(run.read_text())["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run} cannot be read ({error}); start again in a new folder.") from error
-    now = json.loads(json.dumps(settings))
-    changed = [k for k in now if k in before and before[k] != now[k]]  # a newer version adds some
-    if changed:
-        raise InputError(
-            f"{output} was started with other settings ({', '.join(changed)} differ); "
-            "resume with the same ones or give a new folder."
-        )
-
-
-def _check_base(output: Path, facts: dict[str, Any]) -> None:
-    """Refuse to go on where the model that the run began with has been replaced meanwhile."""
-    before = json.loads((output / "run.json").read_text())  # `_check_output` has read it
-    if before.get("base_sha256", facts.get("base_sha256")) != facts.get("base_sha256"):
-        raise InputError(
-            f"cannot resume: {output} began with another model than the one that is now in "
-            f"{facts.get('base')}; bring that back or start again in a new folder."
-        )

@@ -90,6 +90,7 @@ def new_refiner(
             residual=codec is None and config.conditioning in ("probs", "logits", "mask"),
             feature_channels=features,
             condition_dropout=config.condition_dropout,
+            holes=config.holes,
             codec=None if codec is None else codec.config.network,
         )
     )
@@ -138,7 +139,7 @@ def _kind(config: RefinerConfig) -> dict[str, Any]:
     """What a refiner has in common with all that can go on from it."""
     kind: dict[str, Any] = dataclasses.asdict(config)
     network: dict[str, Any] = kind.pop("network")
-    for fitted in ("temperature", "gate", "label_threshold", "condition_dropout"):
+    for fitted in ("temperature", "gate", "label_threshold", "condition_dropout", "holes"):
         del kind[fitted]
     for free in ("evidence", "dropout", "embed_trained"):
         del network[free]
