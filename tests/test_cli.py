@@ -212,13 +212,6 @@ def test_evaluate_a_refiner_behind_a_base(
         assert why in capsys.readouterr().err
 
 
-def test_help_on_a_recipe_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    run("train", "evidence", "--help")
-    shown = capsys.readouterr().out
-    assert "crispmask train evidence --data DIR --loop.seed 1 --output runs/evidence-1" in shown
-    assert "\n    It goes on" not in shown  # the indentation of the code
-
-
 def test_train_looks_at_its_output_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

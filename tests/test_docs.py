@@ -47,6 +47,18 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli._run(shlex.split(command.replace("RECIPE", "refiner"))) == 0
 
 
+@pytest.mark.parametrize("recipe", ["evidence", "earth-base", "prior", "text"])
+def test_help_on_a_recipe_has_an_example(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._run(["train", recipe, "--help"]) == 0
+    text, _, rest = capsys.readouterr().out.partition("Example: crispmask ")
+    assert "\n    " not in text  # the indentation of the code
+    example = rest.splitlines()[0]
+    assert ("--data DIR" in example) == (recipe != "earth-base")
+    test_commands_parse(example, monkeypatch)
+
+
 def test_every_script_that_is_named_exists() -> None:
     for page in PAGES:
         for script in re.findall(r"python ([\w/]+\.py)", page.read_text(encoding="utf-8")):

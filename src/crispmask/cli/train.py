@@ -46,10 +46,9 @@ def train_arguments(recipe: str = "") -> Any:
     }
     descriptions = {name: inspect.getdoc(make) or name for name, make in RECIPES.items()}
     if recipe in RECIPES:
-        own = " --data DIR" if RECIPES[recipe]().data == "data" else ""
-        descriptions[recipe] += (
-            f"\n\nExample: crispmask train {recipe}{own} --loop.seed 1 --output runs/{recipe}-1"
-        )
+        own = "--data DIR " if RECIPES[recipe]().data in ("data", ("data",)) else ""
+        command = f"crispmask train {recipe} {own}--loop.seed 1 --output runs/{recipe}-1"
+        descriptions[recipe] += f"\n\nExample: {command}"
     return tyro.extras.subcommand_type_from_defaults(defaults, descriptions)
 
 
