@@ -9,6 +9,7 @@ import torch
 from bench_boundary import bench_boundary
 from bench_noise import bench_noise
 from bench_refiner import bench_refiner
+from bench_training import bench_training
 from crispmask.atomic import write_atomic
 from crispmask.provenance import provenance
 
@@ -18,6 +19,7 @@ def main() -> None:
         "forward noising": bench_noise(),
         "boundary IoU": bench_boundary(),
         "refiner": bench_refiner(),
+        "training with clicks": bench_training(),
         "machine": {
             "cpu": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
