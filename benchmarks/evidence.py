@@ -288,7 +288,7 @@ def main() -> None:
     own: dict[str, list[dict[str, list[Click]]]] = {
         name: [{} for _ in found] for name, found in ways.items()
     }
-    for number in args.clicks:
+    for number in sorted(set(args.clicks)):  # clicks are only ever added
         scored: LabelledImages
         clicked: Mapping[str, Sequence[Clicked]]
         if args.own:

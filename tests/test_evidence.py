@@ -584,6 +584,21 @@ def test_clicks_lie_in_the_largest_errors() -> None:
     assert torch.unique(known_after([], truth.shape)).tolist() == [IGNORE]
 
 
+def test_the_rule_keeps_what_was_told_and_takes_the_nearest_click() -> None:
+    truth = torch.full((12, 20), 1)
+    truth[:, 10:] = 2
+    clicks = clicks_on(truth, torch.zeros_like(truth), 2)
+    ruled = spread(torch.zeros_like(truth), clicks, radius=12)
+    assert torch.equal(ruled, truth)  # each half lies nearer to its own click
+    answer = torch.zeros_like(truth)
+    answer[:, 4:] = 3  # the answer's border runs through what one click tells
+    click = clicks_on(torch.ones_like(truth), torch.zeros_like(truth), 1)[0]
+    moved = replace(click, place=(6, 5), pixels=disc(truth.shape, 6, 5, 3))
+    ruled = spread(answer, [moved], radius=5)
+    assert (ruled[moved.pixels] == 1).all()
+    assert (ruled[:, :2] == 0).all()
+
+
 def test_what_was_touched_does_not_count() -> None:
     sample = Sample(image=torch.zeros(3, 4, 4), mask=torch.ones(4, 4).long(), name="a")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from scipy import ndimage
 from torch import Tensor, arange
 
@@ -21,5 +21,10 @@ def innermost(inside: Place) -> tuple[int, int]:
 
 def disc(shape: Sequence[int], y: int, x: int, radius: int) -> Place:
     """Pixels at most so far from one."""
+    return squared_distance(shape, y, x) <= radius**2
+
+
+def squared_distance(shape: Sequence[int], y: int, x: int) -> Int64[Tensor, "h w"]:
+    """Squared distance of each pixel from one."""
     rows, columns = arange(shape[0])[:, None], arange(shape[1])
-    return (rows - y).square() + (columns - x).square() <= radius**2
+    return (rows - y).square() + (columns - x).square()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from crispmask.data.marks import disc, innermost
+from crispmask.data.marks import disc, innermost, squared_distance
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.evaluate.changed import Changed
@@ -68,14 +68,18 @@ def spread(
 ) -> Int64[Tensor, "h w"]:
     """The answer with each click's label given to all that lies near and was answered alike.
 
-    What a rule without any learning makes of a click: a wider disc, as far as it lies in the
-    region of the answer in which the click lies.
+    What a rule without any learning makes of clicks: a wider disc, as far as it lies in the region
+    of the answer in which the click lies. Of several clicks the nearest counts, and what a click
+    told stands.
     """
     regions, result = regions_of(labels), labels.clone()
+    nearest = torch.full(labels.shape, radius**2 + 1)
     for click in clicks:
-        near = disc(labels.shape, *click.place, radius)
-        result[near & (regions.index == regions.index[click.place])] = click.label
-    return result
+        distance = squared_distance(labels.shape, *click.place)
+        near = (distance < nearest) & (regions.index == regions.index[click.place])
+        result[near], nearest[near] = click.label, distance[near]
+    known = known_after(clicks, labels.shape)
+    return known.where(known != IGNORE, result)
 
 
 def mended(labels: Int64[Tensor, "h w"], clicks: Sequence[Click]) -> Int64[Tensor, "h w"]:

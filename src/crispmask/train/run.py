@@ -47,7 +47,7 @@ from crispmask.train.processes import this_process
 from crispmask.train.started import (
     began_with,
     check_fold,
-    check_output,
+    check_folder_of_run,
     check_same,
     settings_of,
 )
@@ -77,7 +77,7 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     """
     state = this_process()
     settings = settings_of(config)
-    check_output(output, settings, resume=resume)
+    check_folder_of_run(output, settings, resume=resume)
     if resume and (output / "README.md").exists():  # written last: nothing is left to do
         return output
     start = time.monotonic()

@@ -23,7 +23,7 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {"kind": type(config).__name__, **dataclasses.asdict(config)}
 
 
-def check_output(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+def check_folder_of_run(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
     """Refuse to write over anything, or to resume what was started with other settings.
 
     Raises:
@@ -99,7 +99,7 @@ def check_same(output: Path, found: Mapping[str, Any]) -> None:
     """Refuse to go on with other data or models than those that the run began with.
 
     Args:
-        output: folder of the run, whose settings `check_output` has read.
+        output: folder of the run, whose settings `check_folder_of_run` has read.
         found: as `began_with` gives it now.
 
     Raises:
