@@ -206,7 +206,19 @@ def test_evaluate_a_refiner_behind_a_base(
     rows = json.loads((scenes / "report" / "report.json").read_text())["rows"]
     assert "control" not in {row["name"] for row in rows}
 
+    other = scenes / "other"
+    shutil.copytree(tiny_models / "control", other)
+    config = json.loads((other / "config.json").read_text())
+    reversed_names = {"class_names": config["class_names"][::-1]}
+    (other / "config.json").write_text(json.dumps(config | reversed_names))
     capsys.readouterr()
+    for control, why in (
+        (other, "control 0 3; from class 0 on they differ"),
+        (tiny_models / "refiner", "a control reads no mask"),
+    ):
+        wrong = ["evaluate", *words, *behind[:2], "--control", control]
+        assert main([str(word) for word in wrong]) == 2
+        assert why in capsys.readouterr().err
     for wrong, why in ((words, "say with --base"), ([*words, *behind[2:]], "name its base, too")):
         assert main(["evaluate", *map(str, wrong)]) == 2
         assert why in capsys.readouterr().err

@@ -10,8 +10,16 @@ from torch import nn
 
 from crispmask.data.sample import Sample
 from crispmask.evaluate import Row, evaluate, refiner_rows
-from crispmask.evaluate.corrected import CONTROL, COUNTS, PASTED, TOLD, probe_corrections
-from crispmask.evaluate.corrections import clicks_on, known_after
+from crispmask.evaluate.corrected import (
+    CONTROL,
+    COUNTS,
+    PASTED,
+    RULE,
+    RULED,
+    TOLD,
+    probe_corrections,
+)
+from crispmask.evaluate.corrections import clicks_on, known_after, spread
 from crispmask.metrics.confusion import ConfusionMatrix
 from crispmask.models.evidence import pasted
 from crispmask.models.refiner import MaskRefiner
@@ -73,7 +81,7 @@ def test_scores_are_those_of_pixels_that_no_click_told() -> None:
     found = probe_corrections(model, samples(), segmenter)
     assert (found.counts, found.images) == (COUNTS, 3)
     for place in (0, 3):
-        scores = {PASTED: ConfusionMatrix(K), TOLD: ConfusionMatrix(K)}
+        scores = {name: ConfusionMatrix(K) for name in (PASTED, RULED, TOLD)}
         for sample in samples():
             image, base = sample.image[None], segmenter(sample.image[None])
             plain = model(image, base, names=[sample.name])
@@ -83,10 +91,12 @@ def test_scores_are_those_of_pixels_that_no_click_told() -> None:
             told = model(image, base, known=known, names=[sample.name]).labels
             scores[TOLD].update(told, truth[None])
             scores[PASTED].update(pasted(plain.probs, known[None]).argmax(1), truth[None])
+            ruled = spread(plain.labels[0], clicks, radius=RULE)
+            scores[RULED].update(ruled[None], truth[None])
         for name, counts in scores.items():
             assert found.rows[name][place] == pytest.approx(counts.compute().miou)
     assert len({row[0] for row in found.rows.values()}) == 1  # without clicks all are alike
-    assert found.rows[TOLD][3] != found.rows[PASTED][3]
+    assert len({found.rows[name][3] for name in (PASTED, RULED, TOLD)}) == 3
 
 
 def test_the_control_is_told_the_same_clicks() -> None:

@@ -12,13 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from crispmask.data.marks import disc, innermost
 from crispmask.data.regions import regions_of
 from crispmask.data.sample import Sample
 from crispmask.errors import InputError
 from crispmask.evaluate.corrections import clicks_on, known_after, mended, spread, untouched
-from crispmask.models.evidence import commonest, without
+from crispmask.models.ensemble import refine_ensemble
+from crispmask.models.evidence import commonest, pasted, without
 from crispmask.models.interactive import Correction
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import (
@@ -217,6 +219,7 @@ def test_saved_and_loaded(image: Tensor, base: BaseOutput, known: Mask, tmp_path
         ([[1, 2], [3]], "rows of one length"),
         (torch.zeros(1, 1, 17, 23).long(), "integers of shape"),
         ("nowhere.png", "does not exist"),
+        ("strokes.geojson", "read them with crispmask.read_known"),
     ],
 )
 def test_wrong_evidence_is_refused(
@@ -239,6 +242,82 @@ def test_all_known_and_untrained_are_said(image: Tensor, base: BaseOutput, known
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         refiner()(image, base, known=known)
+
+
+def test_warnings_point_at_who_called(image: Tensor, base: BaseOutput, known: Mask) -> None:
+    plain = refiner(evidence=False)
+    for call in (
+        lambda: plain(image, base, known=known),
+        lambda: refine_windows(plain, image, base, known=known),
+        lambda: Correction(plain, image, base)(known),
+    ):
+        with pytest.warns(UserWarning, match="trained without known labels") as caught:
+            call()
+        assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (torch.full((17, 23), 7), "True, 1 or 255 .* with values up to 7"),
+        (torch.rand(17, 23), "True, 1 or 255 .* got torch.float32"),
+        (torch.ones(1, 1, 17, 23), r"got torch.float32 of shape \(1, 1, 17, 23\)"),
+        (torch.ones(17, 22), "missing pixels must have the size of the images"),
+        ("clouds.png", "got the path clouds.png; read the picture"),
+    ],
+)
+def test_wrong_missing_pixels_are_refused(
+    image: Tensor, base: BaseOutput, wrong: Any, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        refiner()(image, base, missing=wrong)
+
+
+def test_kinds_of_missing_pixels(image: Tensor, base: BaseOutput) -> None:
+    model, missing = refiner(), torch.zeros(17, 23, dtype=torch.bool)
+    missing[4:10, 6:14] = True
+    wanted = model(image, base, missing=missing).probs
+    for same in (missing.float(), 255 * missing.to(torch.uint8), missing[None].numpy()):
+        assert torch.equal(model(image, base, missing=same).probs, wanted)
+
+
+def test_an_ensemble_is_told_what_is_known(image: Tensor, base: BaseOutput, known: Mask) -> None:
+    missing = torch.zeros(17, 23, dtype=torch.bool)
+    missing[4:10, 6:14] = True
+    told = {"known": known, "missing": missing}
+    model = refiner()
+    out = refine_ensemble(model, image, base, ensemble_size=2, **told)
+    each = [model(image, base, seed=seed, **told).probs for seed in (0, 1)]
+    torch.testing.assert_close(out.probs, (each[0] + each[1]) / 2)
+    assert (out.labels == known)[known != IGNORE].all()
+
+
+def test_known_labels_stand_in_the_trace(image: Tensor, base: BaseOutput, known: Mask) -> None:
+    model = refiner()
+    state = model.known_state(known)
+    out = model(image, base, known=known, num_inference_steps=3, keep_trace=True)
+    for labels in out.trace:
+        assert (labels == state)[state != IGNORE].all()
+
+
+def test_a_correction_has_no_guidance(image: Tensor, base: BaseOutput) -> None:
+    with pytest.raises(InputError, match="no guidance, got a guidance_scale of 2"):
+        Correction(refiner(), image, base)(sampling=Sampling(guidance_scale=2.0))
+
+
+def test_few_known_pixels_of_many_classes_take_little_memory() -> None:
+    known = torch.full((1, 64, 64), IGNORE)
+    known[0, 3:5, 3] = 7
+    blocks = known.view(1, 32, 2, 32, 2).transpose(2, 3).flatten(3)
+    votes = F.one_hot(blocks.where(blocks != IGNORE, 9), 10).sum(3)[..., :9]
+    wanted = votes.argmax(-1).where(votes.sum(-1) > 0, IGNORE)
+    assert torch.equal(commonest(known, 2, num_classes=9), wanted)
+    probs = torch.rand(1, 9, 64, 64).softmax(1)
+    one_hot = F.one_hot(known.clamp(max=8), 9).movedim(-1, 1).float()
+    expected = torch.where((known != IGNORE)[:, None], one_hot, probs)
+    before = probs.clone()
+    assert torch.equal(pasted(probs, known), expected)
+    assert torch.equal(probs, before)
 
 
 def test_commonest_label_of_a_block() -> None:
@@ -322,10 +401,8 @@ def test_marks_are_true_and_on_what_is_wrong(seed: int) -> None:
     marked = found.known != IGNORE
     assert (found.known[marked] == masks[marked]).all()
     assert (found.regions[marked] == masks[marked]).all()  # the mark lies in its region
-    for i in range(2):
-        wrong = (masks[i] != base[i]) & (masks[i] != IGNORE)
-        if wrong.any() and marked[i].any() and regions_of(masks[i].where(wrong, IGNORE)):
-            assert wrong[marked[i]].any()
+    assert (masks != base)[marked].all()
+    assert marked.any() or not (masks != base)[masks != IGNORE].any()
 
 
 def test_number_and_errors_of_marks() -> None:
@@ -513,21 +590,28 @@ def test_holes_are_rectangles_or_clouds() -> None:
     assert not holes(2, (32, 40), 0.0, generator).any()
 
 
-def test_holes_hide_image_and_base() -> None:
-    model = refiner()
-    settings = replace(earth_evidence(), process="uniform", evidence=None, holes=1.0)
+def test_holes_hide_image_and_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    hole = torch.zeros(2, 32, 40, dtype=torch.bool)
+    hole[:, 8:24, 8:32] = True
+    monkeypatch.setattr(objectives, "holes", lambda *_: hole)
+    settings = replace(earth_evidence(), process="uniform", evidence=None)
     generator = torch.Generator().manual_seed(0)
-    masks = blocks(generator)
-    every = torch.ones(2, dtype=torch.bool)
-    maps = torch.full((2, 3, 16, 20), 1 / 3)
-    batch = Batch(images=torch.rand(2, 3, 32, 40), masks=masks, labelled=every, maps=maps)
-    with_holes, without = (
-        RefinerObjective(model, replace(settings, holes=share))(
-            batch, 0.2, torch.Generator().manual_seed(1)
-        )
-        for share in (1.0, 0.0)
-    )
-    assert with_holes != without
+    masks, images = blocks(generator), torch.rand(2, 3, 32, 40, generator=generator)
+    maps = torch.rand(2, 3, 16, 20, generator=generator).softmax(1)
+    inner = torch.zeros(16, 20, dtype=torch.bool)
+    inner[6:10, 6:14] = True  # enlarged, it stays within the hole
+    batches = [
+        Batch(images=i, masks=masks, labelled=torch.ones(2, dtype=torch.bool), maps=m)
+        for i in (images, images.where(~hole[:, None], 1 - images))
+        for m in (maps, maps.where(~inner, maps.flip(1)))
+    ]
+
+    def losses(share: float) -> set[float]:
+        objective = RefinerObjective(refiner(), replace(settings, holes=share))
+        return {float(objective(batch, 0.2, torch.Generator().manual_seed(1))) for batch in batches}
+
+    assert len(losses(0.0)) == 4
+    assert len(losses(1.0)) == 1
 
 
 # damage

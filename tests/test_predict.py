@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from crispmask.diffusion.categorical import image_generators
 from crispmask.errors import InputError
@@ -94,6 +95,32 @@ def test_no_window_looks_at_missing_pixels(refiner: MaskRefiner) -> None:
     assert torch.equal(out.probs, hidden.probs)
     plain = refine_windows(refiner, image, base, window=64, overlap=32)
     assert not torch.equal(out.probs, plain.probs)
+
+
+def test_views_are_told_what_is_known_in_their_place(refiner: MaskRefiner) -> None:
+    image = torch.rand(1, 3, 40, 56)
+    known = torch.full((40, 56), 255)
+    known[4:8, 6:10], known[20:30, 50:54] = 2, 1
+    told: list[Tensor] = []
+
+    def segmenter(view: Tensor) -> BaseOutput:
+        return BaseOutput(probs=torch.full((1, K, *view.shape[-2:]), 1 / K))
+
+    def refine(view: Tensor, base: BaseOutput, *, known: Tensor) -> RefinerOutput:
+        told.append(known)
+        out: RefinerOutput = refiner(view, base, known=known)
+        return out
+
+    probs = refine_views(segmenter, refine, image, scales=(1.0, 0.5), known=known)
+    stands = known != 255
+    assert (probs.argmax(1)[0] == known)[stands].all()
+    assert (probs.amax(1)[0][stands] == 1).all()
+    assert torch.equal(told[0][0], known)
+    assert torch.equal(told[1][0], known.flip(-1))
+    assert told[2].shape == (1, 20, 28)
+    assert set(torch.unique(told[2]).tolist()) == {1, 2, 255}
+    with pytest.raises(InputError, match="size of the images, 1 of 40x56"):
+        refine_views(segmenter, refine, image, known=known[:-1])
 
 
 def test_logits_are_blended_where_windows_overlap() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -489,11 +489,19 @@ def test_resume_of_nothing(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_resume_with_other_settings(data: Path, base: Path) -> None:
+def test_resume_with_other_settings(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"other settings \(loop\.steps was 2, now 3\); resume"):
         train(segmenter_config(data, steps=3), base, resume=True)
     with pytest.raises(InputError, match=r"\(kind was SegmenterTrainConfig, now Refiner"):
         train(refiner_config(data, base), base, resume=True)
+    short = refiner_config(data, base)
+    with stopping_at(1, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train(short, tmp_path / "run")
+    clicks = replace(short, evidence=EvidenceConfig())
+    with pytest.raises(InputError, match=r"\(evidence was None, now set\)"):
+        train(clicks, tmp_path / "run", resume=True)
     many = segmenter_config(data, steps=3, batch_size=3, seed=3, warmup_steps=3)
     with pytest.raises(InputError, match=r"batch_size was 2, now 3.* and 1 more\); resume"):
         train(many, base, resume=True)
@@ -921,6 +929,13 @@ def test_the_average_takes_every_so_many_steps(tmp_path: Path) -> None:
     assert isinstance(averaged, MaskRefiner)
     expected = 0.75 * seen[2] + 0.25 * seen[4]  # after steps 2 and 4
     assert torch.allclose(averaged.network.classifier.bias, expected, atol=1e-7)  # type: ignore[arg-type]
+
+
+def test_an_average_that_would_never_begin_is_the_end_of_the_run(tmp_path: Path) -> None:
+    task = tiny_task()
+    fitted = fit(task, replace(loop(steps=3), ema_every=4), tmp_path, resume=False)
+    trained = cast(nn.Module, task.objective.model).state_dict()
+    assert all(torch.equal(v, trained[k]) for k, v in fitted.model.state_dict().items())
 
 
 def test_the_average_of_the_weights_is_what_comes_back(tmp_path: Path) -> None:

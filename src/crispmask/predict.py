@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from crispmask.data.transforms import resize_labels
 from crispmask.diffusion.categorical import image_generators
 from crispmask.errors import InputError
+from crispmask.models.evidence import as_labels, check_labels_size, pasted
 from crispmask.models.refiner import MaskRefiner
 from crispmask.models.refiner_config import Sampling
 from crispmask.models.refiner_parts import RefinerOutput
@@ -57,8 +59,10 @@ def refine_windows(
             to a refiner that reads them.
     """
     sampling = sampling or Sampling()
-    if image.shape[0] != 1:
-        raise InputError(f"windows are for one image at a time, got a batch of {image.shape[0]}.")
+    if image.ndim != 4 or image.shape[0] != 1:
+        raise InputError(
+            f"windows are for one image at a time, of shape (1, 3, h, w), got {tuple(image.shape)}."
+        )
     stride = refiner.config.stride
     multiple = stride * refiner.network.config.stride
     if not 0 <= overlap < window or window % multiple or overlap % multiple:
@@ -143,8 +147,11 @@ def taper(h: int, w: int, *, overlap: int) -> Float[Tensor, "h w"]:
     return side(h)[:, None] * side(w)[None]
 
 
-Refine = Callable[[Image, BaseOutput], RefinerOutput]
-"""A refiner with its options bound, for instance by functools.partial."""
+Refine = Callable[..., RefinerOutput]
+"""A refiner with its options bound, for instance by functools.partial: of image, base, ``known``.
+
+Options of the size of the image cannot be bound: every view has a size of its own.
+"""
 
 
 def refine_views(
@@ -154,18 +161,29 @@ def refine_views(
     *,
     scales: Sequence[float] = PAPER_SCALES,
     flip: bool = True,
+    known: Any = None,
 ) -> Probs:
     """Mean probabilities over scales and mirror images, each segmented and refined, b k h w.
 
     With the default scales, the 12-view protocol of DDPS (Lai et al. 2023).
 
+    Args:
+        segmenter: the base; it sees each view.
+        refine: the refiner, likewise.
+        image: b 3 h w in [0, 1].
+        scales: of the views, over the size of the image.
+        flip: whether each view is also seen in a mirror.
+        known: labels that are certain, as `MaskRefiner` takes them, of the size of the image. Each
+            view is told them, and they stand in the answer.
+
     Raises:
-        InputError: if there is no scale, or one is not positive.
+        InputError: if there is no scale, or one is not positive, or the labels cannot be used.
     """
     if not scales or min(scales) <= 0:
         raise InputError(f"scales must be positive numbers, at least one, got {tuple(scales)}.")
     h, w = image.shape[-2:]
     total: Tensor | None = None
+    certain: Mask | None = None
     for scale in scales:
         size = (max(1, round(h * scale)), max(1, round(w * scale)))
         resized = F.interpolate(
@@ -173,10 +191,19 @@ def refine_views(
         )
         for mirrored in (False, True) if flip else (False,):
             view = resized.flip(-1) if mirrored else resized
-            probs = refine(view, segmenter(view)).probs
+            base = segmenter(view)
+            options = {}
+            if known is not None:
+                if certain is None:
+                    certain = as_labels(known, num_classes=base.probs.shape[1], what="known labels")
+                    check_labels_size(certain, image)
+                seen = resize_labels(certain, size)
+                options["known"] = seen.flip(-1) if mirrored else seen
+            probs = refine(view, base, **options).probs
             probs = probs.flip(-1) if mirrored else probs
             if size != (h, w):
                 probs = F.interpolate(probs, (h, w), mode="bilinear", align_corners=False)
             total = probs if total is None else total + probs
     assert total is not None
-    return total / (len(scales) * (2 if flip else 1))
+    mean = total / (len(scales) * (2 if flip else 1))
+    return mean if certain is None else pasted(mean, certain.to(mean.device))

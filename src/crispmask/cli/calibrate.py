@@ -94,8 +94,8 @@ def run_calibration(args: CalibrateArguments) -> int:
     settings = {key: getattr(refiner.config, key) for key in FITTED}
     scores = {"base": found.base, "refined": found.refined, "gated": found.gated}
     record = {"settings": settings, "images": len(data), "scores": scores, **provenance()}
-    write_atomic(folder / "calibration.json", json.dumps(record, indent=2) + "\n")
     refiner.save_config(folder)
+    write_atomic(folder / "calibration.json", json.dumps(record, indent=2) + "\n")
     console = Console(soft_wrap=True, markup=False)
     console.print(_table(found))
     fitted = ", ".join(f"{key} {value:g}" for key, value in settings.items() if value is not None)

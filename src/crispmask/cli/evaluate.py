@@ -74,6 +74,7 @@ def run_evaluation(args: EvaluateArguments) -> int:
             [on_device(MaskRefiner.from_pretrained(name), args.device) for name in names]
             for names in ((args.model,), (args.control,) if args.control else ())
         )
+    _check_alike(refiners, controls)
     names = refiners[0].config.class_names if refiners else None
     segmenter = on_device(load_base(folder, class_names=names), args.device)
     dataset = open_known(args.data, segmenter.config.class_names)
@@ -93,6 +94,22 @@ def run_evaluation(args: EvaluateArguments) -> int:
     if args.json:
         print(json.dumps(report.to_json()))
     return 0
+
+
+def _check_alike(refiners: Sequence[MaskRefiner], controls: Sequence[MaskRefiner]) -> None:
+    """Refuse models that cannot stand in one table."""
+    named = {
+        f"{part} {number}": model.config.class_names
+        for part, models in (("refiner", refiners), ("control", controls))
+        for number, model in enumerate(models)
+    }
+    if named:
+        common_names(named)
+    if any(control.config.network.state_input for control in controls):
+        raise InputError(
+            "a control reads no mask, this one does; train it with --no-state-input, or evaluate "
+            "it as a refiner."
+        )
 
 
 def _check_no_refiner(folder: Path) -> None:

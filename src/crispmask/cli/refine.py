@@ -1,6 +1,5 @@
 """``crispmask refine``: better masks from masks."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from crispmask.data.folder import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispmask.data.sample import overlay, read_image
 from crispmask.data.strokes import KNOWN_SUFFIXES, read_known
 from crispmask.diffusion.samplers import check_order
-from crispmask.errors import InputError
+from crispmask.errors import InputError, warn
 from crispmask.metrics.conformal import label_sets
 from crispmask.models.ensemble import EnsembleOutput, over_seeds
 from crispmask.models.inputs import as_base_output, check_same_size
@@ -192,7 +191,7 @@ def read_inputs(files: Files, class_names: Sequence[str]) -> Inputs:
                 f"{'x'.join(map(str, size))}; draw them on the image itself."
             )
         if not missing.any():
-            warnings.warn(f"{files.missing} hides no pixel: it is white nowhere.", stacklevel=2)
+            warn(f"{files.missing} hides no pixel: it is white nowhere.")
     return Inputs(image=image, base=base, known=known, missing=missing)
 
 

@@ -1,6 +1,5 @@
 """Data sets by the name a user gives: "earth", "camvid:FOLDER" and the like, or a folder."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +17,7 @@ from crispmask.data.photos import coco_stuff, pascal_context, voc, voc20
 from crispmask.data.scenes import ScenesDataset, scenes
 from crispmask.data.volumes import SliceDataset, colin27
 from crispmask.data.wide_labels import WideLabelDataset, ade20k_847, pascal_context_459
-from crispmask.errors import InputError
+from crispmask.errors import InputError, warn
 
 Split = Literal["train", "val", "test"]
 
@@ -73,10 +72,9 @@ def open_split(source: str, split: Split) -> AnyDataset:
     """
     if source in INCLUDED:
         if any((Path(source) / part).is_dir() for part in ("train", "images")):
-            warnings.warn(
+            warn(
                 f"{source} is the data set that comes with the package, not the folder here of "
-                f"the same name; write ./{source} for that.",
-                stacklevel=2,
+                f"the same name; write ./{source} for that."
             )
         return INCLUDED[source](split)
     name, _, where = source.partition(":")

@@ -52,6 +52,8 @@ def refine_ensemble(
     num_inference_steps: int = 1,
     seed: int = 0,
     gate: float | None = None,
+    known: Any = None,
+    missing: Any = None,
     names: list[str] | None = None,
 ) -> EnsembleOutput:
     """Refined masks averaged over several seeds, and how far the seeds disagree.
@@ -64,6 +66,8 @@ def refine_ensemble(
         num_inference_steps: calls of the network for each seed.
         seed: the first one.
         gate: share of the base in the answers; the model's own by default, 0 is off.
+        known: labels that are certain, as `MaskRefiner` takes them.
+        missing: where neither image nor base is to be believed, likewise.
         names: one for each image of the batch; their position by default.
 
     Raises:
@@ -79,6 +83,8 @@ def refine_ensemble(
             num_inference_steps=num_inference_steps,
             seed=seed,
             gate=gate,
+            known=known,
+            missing=missing,
             names=names,
         )
         return out

@@ -92,7 +92,7 @@ def as_tensor(base: Any, what: str) -> Tensor:
 
 
 def _read(path: Path, num_classes: int) -> Tensor | np.ndarray[Any, Any]:
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         return read_mask(path, num_classes)
     try:
         loaded = np.load(path, allow_pickle=False)

@@ -48,12 +48,17 @@ class Correction:
 
         Args:
             known: labels that are certain, as `MaskRefiner` takes them.
-            sampling: options of the chain; one call by default. Guidance is off.
+            sampling: options of the chain, without guidance; one call by default.
 
         Raises:
-            InputError: if the known labels cannot be used.
+            InputError: if the known labels cannot be used, or guidance is asked for.
         """
         refiner, sampling = self.refiner, sampling or Sampling()
+        if sampling.guidance_scale != 1:
+            raise InputError(
+                f"a correction has no guidance, got a guidance_scale of {sampling.guidance_scale}; "
+                "leave it at 1, or call the refiner itself."
+            )
         certain = refiner.known(known, self.base, names=[self.name])
         generators = image_generators(sampling.seed, [self.name])
         with refiner.inferring():

@@ -1,6 +1,5 @@
 """MaskRefiner: better masks from any segmenter's output (DDPS, Lai et al. 2023)."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from crispmask.diffusion.categorical import image_generators
 from crispmask.diffusion.samplers import Denoise, MaskSample, Order, guided, sample_mask
-from crispmask.errors import InputError
+from crispmask.errors import InputError, warn
 from crispmask.models.checkpoint import Pretrained
-from crispmask.models.evidence import as_labels, check_labels_size, without
+from crispmask.models.evidence import as_labels, as_missing, check_labels_size, told, without
 from crispmask.models.inference import autocast, evaluating
 from crispmask.models.inputs import as_base_output, as_image, check_same_size, in_order_of
 from crispmask.models.refiner_config import RefinerConfig, Sampling, start_time
@@ -74,9 +73,9 @@ class MaskRefiner(RefinerCore, Pretrained):
             known: labels that are certain, `IGNORE` (255) elsewhere: a path, array or tensor of the
                 image's size. They stand in the state at every call and in the answer. Without any
                 the answer is exactly that of ``known=None``.
-            missing: True where neither image nor base is to be believed, under a cloud for
-                instance: an array or tensor of the image's size. A refiner that was trained with
-                holes fills them.
+            missing: True, 1 or 255 where neither image nor base is to be believed, under a cloud
+                for instance: an array or tensor of the image's size. A refiner that was trained
+                with holes fills them.
             names: one for each image of the batch; their position by default.
             keep_trace: also return the labels after each call.
 
@@ -111,7 +110,7 @@ class MaskRefiner(RefinerCore, Pretrained):
             )
         return RefinerOutput(
             probs=self.answer(result.logits, bound.log_base, given, gate=gate, known=certain),
-            trace=result.trace,
+            trace=result.trace if state is None else tuple(told(t, state) for t in result.trace),
             num_calls=result.num_calls,
         )
 
@@ -148,14 +147,14 @@ class MaskRefiner(RefinerCore, Pretrained):
                 "this refiner reads the features of its base, which know what is missing; give "
                 "missing pixels to one that reads probabilities."
             )
-        hidden = self._labels(missing, given, "missing pixels", boolean=True) > 0
+        hidden = as_missing(missing)
+        check_labels_size(hidden, given.probs, what="missing pixels")
         if hidden.any() and not self.config.holes:
-            warnings.warn(
+            warn(
                 "this refiner was trained without holes and only guesses what is missing; use one "
-                "that was trained with them (--holes).",
-                stacklevel=3,
+                "that was trained with them (--holes)."
             )
-        return without(pixels, given, hidden)
+        return without(pixels, given, hidden.to(device))
 
     def known(self, known: Any, base: BaseOutput, *, names: Sequence[str]) -> Mask | None:
         """Labels that are certain, checked; None if there are none.
@@ -181,23 +180,19 @@ class MaskRefiner(RefinerCore, Pretrained):
             )
         decided = (labels != IGNORE).flatten(1).all(1).tolist()
         for name in (name for name, all_known in zip(names, decided, strict=True) if all_known):
-            warnings.warn(
-                f"every pixel of image {name!r} is known: the answer is the known mask itself.",
-                stacklevel=3,
-            )
+            warn(f"every pixel of image {name!r} is known: the answer is the known mask itself.")
         if not all(decided) and not self.config.network.evidence:
-            warnings.warn(
+            warn(
                 "this refiner was trained without known labels and hardly follows them beyond "
-                "their own pixels; use one that was trained with evidence.",
-                stacklevel=3,
+                "their own pixels; use one that was trained with evidence."
             )
         return labels
 
-    def _labels(self, labels: Any, base: BaseOutput, what: str, *, boolean: bool = False) -> Mask:
+    def _labels(self, labels: Any, base: BaseOutput, what: str) -> Mask:
         """Labels that a user gives, checked, on the device of the base output."""
         classes = len(self.config.class_names)
-        mask = as_labels(labels, num_classes=classes, what=what, boolean=boolean)
-        check_labels_size(mask, base, what=what)
+        mask = as_labels(labels, num_classes=classes, what=what)
+        check_labels_size(mask, base.probs, what=what)
         return mask.to(base.probs.device)
 
     @contextmanager
@@ -220,10 +215,9 @@ class MaskRefiner(RefinerCore, Pretrained):
         if guidance_scale == 1:
             return self.bound(cond)
         if not self.config.condition_dropout:
-            warnings.warn(
+            warn(
                 f"guidance_scale is {guidance_scale}, but this model was trained without condition "
-                "dropout and has no unconditional answer to be guided from; leave it at 1.",
-                stacklevel=3,
+                "dropout and has no unconditional answer to be guided from; leave it at 1."
             )
         nothing = torch.zeros(len(image), device=image.device)
         none = self.condition(image, base, keep=nothing, known=known)

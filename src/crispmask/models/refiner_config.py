@@ -98,8 +98,8 @@ class RefinerConfig:
         label_threshold: probability from which a class belongs to a pixel's label set, fitted by
             `crispmask.evaluate.calibrate` to a promised coverage.
         codec: the noisy mask is one of codes, made by a learned codec, instead of labels.
-        void_class: class that stands for unknown pixels in the noisy mask and is never answered,
-            in models that were trained with one.
+        void_class: class that stands for unknown pixels in the noisy mask, in models that were
+            trained with one; never answered but where a user says that it is known.
     """
 
     class_names: tuple[str, ...]
@@ -164,7 +164,7 @@ class RefinerConfig:
                 f"void_class must be one of the {k} classes, got {self.void_class}; "
                 "leave it out if there is none."
             )
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
         check_gate(self.gate)
         if self.label_threshold is not None and not 0 <= self.label_threshold <= 1:

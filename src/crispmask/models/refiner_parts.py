@@ -43,7 +43,8 @@ class RefinerOutput:
 
     Attributes:
         probs: class probabilities at the size of the image, b k h w.
-        trace: labels at the size of the state after each call, before any gate, if asked for.
+        trace: labels at the size of the state after each call, before any gate, if asked for; those
+            that are known stand in it.
         num_calls: how often the network was called.
     """
 

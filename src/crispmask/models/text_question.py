@@ -1,11 +1,10 @@
 """What a `TextSegmenter` is asked: words and their text states, and how to answer."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crispmask.errors import InputError
+from crispmask.errors import InputError, warn
 from crispmask.models.text_config import Decode, TextSegmenterConfig, pass_prompts
 from crispmask.models.text_denoiser import TextDenoiser
 from crispmask.models.text_states import TextStates
@@ -96,10 +95,9 @@ def question(segmenter: TextDenoiser, texts: Any, sampling: TextSampling) -> Que
             f"1, got {sampling.ensemble_size}; use flip=True."
         )
     if sampling.guidance_scale != 1 and not config.guided:
-        warnings.warn(
+        warn(
             f"guidance_scale is {sampling.guidance_scale}, but this model was trained without "
-            "dropped prompts and has no answer without a word to be guided from; leave it at 1.",
-            stacklevel=4,
+            "dropped prompts and has no answer without a word to be guided from; leave it at 1."
         )
     prompts = None
     if config.closed:

@@ -236,7 +236,7 @@ class Corrections:
         if any(math.isnan(value) for value in (*pasted, *told)):
             return "No pixel of these images has a label left, so this cannot be told."
         return (
-            f"With {self.counts[-1]} clicks on an image, pixels that nobody clicked rise from "
+            f"With {self.counts[-1]} clicks on an image, pixels that nobody clicked go from "
             f"{100 * told[0]:.1f} to {100 * told[-1]:.1f} mIoU; if the clicks are only pasted into "
             f"the answer, to {100 * pasted[-1]:.1f}."
         )

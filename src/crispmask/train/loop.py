@@ -138,7 +138,8 @@ def fit(task: Task, config: LoopConfig, output: Path, *, resume: bool) -> Fitted
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
-            if done % config.ema_every == 0:
+            last = done == config.steps and not average.n_averaged
+            if done % config.ema_every == 0 or last:
                 average.update_parameters(model)
             value = accelerator.reduce(loss.detach(), "mean").item()
             if not math.isfinite(value):

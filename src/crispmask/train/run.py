@@ -112,8 +112,8 @@ def train(config: TrainConfig, output: Path, *, resume: bool = False) -> Path:
     facts |= scores | {"seconds": round(time.monotonic() - start, 1)}
     facts |= provenance()
     task.save(model, output)
-    write_atomic(output / "README.md", card(config, model, facts))
     write_atomic(output / "run.json", json.dumps(record | facts, indent=2))
+    write_atomic(output / "README.md", card(config, model, facts))
     return output
 
 

@@ -39,15 +39,10 @@ def check_folder_of_run(output: Path, settings: Mapping[str, Any], *, resume: bo
     if not resume:
         raise InputError(f"{output} already holds a run; resume it or give a new folder.")
     try:
-        before = _flat(json.loads(run.read_text())["settings"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        before = dict(json.loads(run.read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run} cannot be read ({error}); start again in a new folder.") from error
-    now = _flat(json.loads(json.dumps(settings)))
-    changed = [
-        f"{name} was {before[name]}, now {value}"
-        for name, value in now.items()
-        if name in before and before[name] != value  # a newer version adds some
-    ]
+    changed = _changes(before, json.loads(json.dumps(settings)))
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
@@ -144,10 +139,14 @@ def check_fold(folder: Path, fold: int, folds: int) -> None:
         )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by names as on the command line: ``loop.steps``."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = _flat(value) if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{part}" if part else name: below for part, below in inner.items()}
-    return flat
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings that differ, by names as on the command line; a newer version may have more."""
+    changed = []
+    for name in [name for name in now if name in before]:
+        was, value = before[name], now[name]
+        if isinstance(was, dict) and isinstance(value, dict):
+            changed += [f"{name}.{inner}" for inner in _changes(was, value)]
+        elif was != value:
+            shown = ("set" if isinstance(setting, dict) else setting for setting in (was, value))
+            changed.append("{} was {}, now {}".format(name, *shown))
+    return changed
