@@ -59,7 +59,8 @@ def refiner(
         state_input=state_input,
         evidence=evidence,
     )
-    model = MaskRefiner(RefinerConfig(class_names=NAMES, network=network, process=process))
+    settings = RefinerConfig(class_names=NAMES, network=network, process=process, holes=0.5)
+    model = MaskRefiner(settings)
     nn.init.normal_(model.network.classifier.weight, std=0.5)
     if state_input or evidence:
         nn.init.normal_(model.network.stem_state.weight)
@@ -284,7 +285,7 @@ def test_kinds_of_missing_pixels(image: Tensor, base: BaseOutput) -> None:
 def test_an_ensemble_is_told_what_is_known(image: Tensor, base: BaseOutput, known: Mask) -> None:
     missing = torch.zeros(17, 23, dtype=torch.bool)
     missing[4:10, 6:14] = True
-    told = {"known": known, "missing": missing}
+    told: dict[str, Any] = {"known": known, "missing": missing}
     model = refiner()
     out = refine_ensemble(model, image, base, ensemble_size=2, **told)
     each = [model(image, base, seed=seed, **told).probs for seed in (0, 1)]
@@ -608,7 +609,7 @@ def test_holes_hide_image_and_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def losses(share: float) -> set[float]:
         objective = RefinerObjective(refiner(), replace(settings, holes=share))
-        return {float(objective(batch, 0.2, torch.Generator().manual_seed(1))) for batch in batches}
+        return {objective(batch, 0.2, torch.Generator().manual_seed(1)).item() for batch in batches}
 
     assert len(losses(0.0)) == 4
     assert len(losses(1.0)) == 1

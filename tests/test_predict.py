@@ -27,7 +27,7 @@ def network() -> MaskUNetConfig:
 @pytest.fixture(scope="module")
 def refiner() -> MaskRefiner:
     torch.manual_seed(0)
-    model = MaskRefiner(RefinerConfig(class_names=("a", "b", "c"), network=network()))
+    model = MaskRefiner(RefinerConfig(class_names=("a", "b", "c"), network=network(), holes=0.5))
     torch.nn.init.normal_(model.network.classifier.weight)
     return model.eval()
 
